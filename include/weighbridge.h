@@ -1,0 +1,86 @@
+/* weighbridge.h - the library's front door.
+ *
+ * Turns a Hugging Face checkpoint directory into an ONNX directory. A whole use:
+ *
+ *     struct wb_options opt = { .model = "Llama-3.2-1B-Instruct", .out = "exported" };
+ *     struct wb_error err = { 0 };
+ *     char *report = NULL;
+ *
+ *     if (wb_export(&opt, &report, &err))
+ *         fprintf(stderr, "%s\n", err.message);
+ *     wb_free(report);
+ *
+ * Every call is self-contained: no global state, any number of threads may
+ * call at once.  The library prints nothing and never exits.  Results are JSON
+ * documents (UTF-8, the caller frees them with wb_free); their fields are
+ * described in docs/json.md.  On failure (-1) no output directory has been
+ * published, a complete older one stays as it was, and `err` holds the reason
+ * in one sentence (several lines where several things are wrong). */
+#ifndef WEIGHBRIDGE_H
+#define WEIGHBRIDGE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WB_API __attribute__((visibility("default")))
+
+enum wb_status {
+    WB_OK,
+    WB_FAILED,   /* refused, or something went wrong */
+    WB_USAGE,    /* the options make no sense */
+    WB_CANCELLED /* the progress function asked to stop */
+};
+
+struct wb_error {
+    enum wb_status status;
+    char message[4096];
+};
+
+struct wb_progress {
+    uint64_t read, written;       /* bytes so far */
+    uint64_t to_read, to_write;   /* bytes in all */
+    double seconds;               /* since the weights began to move */
+};
+
+struct wb_options { /* zero: the default */
+    const char *model;         /* checkpoint directory */
+    const char *out;           /* output directory; wb_plan may go without */
+    const char *target;        /* "edgellm-0.5" (default) */
+    const char *chat_template; /* processed chat template (JSON) to validate and copy instead of rendering the model's */
+    bool no_chat_template;     /* write no processed_chat_template.json */
+    bool strict;               /* warnings that may mean a wrong model are errors */
+    bool overwrite;            /* replace an existing export, once the new one is complete */
+    uint64_t memory;           /* bytes for all buffers, at least 16 MiB; default 512 MiB */
+    unsigned threads;          /* workers; default: processors, at most 8 */
+    const char *io;            /* "auto" (default), "uring", "pread", "fault" */
+    const char *device;        /* "cpu" (default) */
+    /* Called a few times a second by the calling thread; other than 0 stops the run. */
+    int (*progress)(void *user, const struct wb_progress *p);
+    /* Called once for each warning as soon as it is known, before weights move. */
+    void (*warning)(void *user, const char *text);
+    void *user;
+};
+
+WB_API const char *wb_version(void); /* "0.1.0" */
+
+/* Exports. `report` may be NULL. */
+WB_API int wb_export(const struct wb_options *o, char **report, struct wb_error *e);
+/* Says what wb_export would do, from metadata alone; `plan` lists what would be refused, and then the call still returns 0
+ * with "refused" in it, so that all of it can be shown. */
+WB_API int wb_plan(const struct wb_options *o, char **plan, struct wb_error *e);
+/* Describes a checkpoint or an export. */
+WB_API int wb_inspect(const char *path, char **description, struct wb_error *e);
+/* Recomputes every tensor and side file of `o->out` from `o->model` by the plain scalar path and compares; -1 with the list
+ * of what differs. `o->chat_template` is needed again where the export was made with one. */
+WB_API int wb_verify(const struct wb_options *o, char **report, struct wb_error *e);
+
+WB_API void wb_free(char *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

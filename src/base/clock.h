@@ -1,0 +1,16 @@
+/* clock.h - seconds that only go forward, for rates and reports. */
+#ifndef BASE_CLOCK_H
+#define BASE_CLOCK_H
+#include <time.h>
+
+static inline double clock_seconds(clockid_t id)
+{
+    struct timespec t;
+
+    clock_gettime(id, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+static inline double clock_wall(void) { return clock_seconds(CLOCK_MONOTONIC); }
+static inline double clock_thread_cpu(void) { return clock_seconds(CLOCK_THREAD_CPUTIME_ID); }
+
+#endif

@@ -1,0 +1,63 @@
+#include "base/str.h"
+#include "base/arena.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void reserve(struct str *b, size_t more)
+{
+    if (b->n + more + 1 <= b->cap)
+        return;
+    b->cap = (b->n + more + 1) * 2;
+    b->s = xrealloc(b->s, b->cap);
+}
+
+void str_add(struct str *b, const void *p, size_t n)
+{
+    reserve(b, n);
+    if (n)
+        memcpy(b->s + b->n, p, n);
+    b->n += n;
+    b->s[b->n] = 0;
+}
+
+void str_adds(struct str *b, const char *s) { str_add(b, s, strlen(s)); }
+
+void str_addf(struct str *b, const char *fmt, ...)
+{
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    reserve(b, (size_t)n);
+    va_start(ap, fmt);
+    vsnprintf(b->s + b->n, (size_t)n + 1, fmt, ap);
+    va_end(ap);
+    b->n += (size_t)n;
+}
+
+void str_release(struct str *b)
+{
+    free(b->s);
+    *b = (struct str){ 0 };
+}
+
+const char *str_text(const struct str *b) { return b->s ? b->s : ""; }
+
+const char *str_bytes(char out[24], unsigned long long bytes)
+{
+    static const char *const unit[] = { "kB", "MB", "GB", "TB", "PB", "EB" };
+    double v = (double)bytes / 1000;
+    unsigned u = 0;
+
+    if (bytes < 1000) {
+        snprintf(out, 24, "%llu bytes", bytes);
+        return out;
+    }
+    for (; v >= 999.95 && u < 5; u++)
+        v /= 1000;
+    snprintf(out, 24, v < 10 ? "%.2f %s" : "%.1f %s", v, unit[u]);
+    return out;
+}

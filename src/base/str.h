@@ -1,0 +1,21 @@
+/* str.h - a string that grows.  A zeroed struct is an empty one. */
+#ifndef BASE_STR_H
+#define BASE_STR_H
+#include <stdarg.h>
+#include <stddef.h>
+
+struct str {
+    char *s; /* NULL while empty; else ends with a 0 byte that n does not count */
+    size_t n, cap;
+};
+
+void str_add(struct str *b, const void *p, size_t n);
+void str_adds(struct str *b, const char *s);
+void str_addf(struct str *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void str_release(struct str *b);
+/* The text, "" while empty; valid until the next change. */
+const char *str_text(const struct str *b);
+/* "1.5 GB", "990 bytes": decimal units, for people. `out` holds 24 bytes. */
+const char *str_bytes(char out[24], unsigned long long bytes);
+
+#endif

@@ -1,0 +1,71 @@
+/* checkpoint.h - a directory becomes name -> {file, offset, dtype, shape}.
+ *
+ * Opening reads headers only, checks everything that they say against the
+ * files' sizes, and reports all bad files of the directory in one message.
+ * Model families are unknown here.  Formats: safetensors (8-byte little-endian
+ * header length, JSON header, data; see docs of the safetensors project), an
+ * index (model.safetensors.index.json, weight_map: tensor -> shard file). */
+#ifndef CHECKPOINT_CHECKPOINT_H
+#define CHECKPOINT_CHECKPOINT_H
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/arena.h"
+#include "base/dtype.h"
+#include "base/err.h"
+#include "base/notes.h"
+#include "io/file.h"
+
+enum { TENSOR_RANK_MAX = 8 };
+
+struct tensor {
+    const char *name;
+    unsigned file; /* index into checkpoint.file */
+    enum dtype dtype;
+    const char *dtype_text; /* as the header spells it, for messages */
+    unsigned rank;
+    uint64_t shape[TENSOR_RANK_MAX];
+    uint64_t elements;
+    uint64_t off;   /* of the first byte, from the start of the file */
+    uint64_t bytes; /* elements * dtype size, checked; for DT_UNKNOWN what the header's range says */
+};
+
+struct ckpt_file {
+    const char *name; /* as the directory or the index spells it */
+    const char *path;
+    struct file_id id;
+};
+
+struct checkpoint {
+    const char *dir;
+    const char *container; /* "safetensors", "safetensors (index)" */
+    json_t *config;        /* config.json; NULL when the directory has none */
+    struct ckpt_file *file;
+    size_t files_n;
+    struct tensor *tensor; /* sorted by name */
+    size_t tensors_n;
+    uint64_t bytes; /* of all tensors */
+};
+
+/* Everything lives in the arena but config, which ckpt_close gives back.  No
+ * file stays open.  `notes` may get warnings (an index that disagrees with a
+ * shard on something harmless).
+ * Fails, with one line for each bad file, on: no safetensors file (names what is
+ * there, e.g. pytorch_model.bin, and what to do; a LoRA adapter without config.json
+ * is said to be one), Git LFS pointers, truncated files ("truncated: N of M
+ * bytes"), header length beyond the file or above 100,000,000, bad JSON, duplicate
+ * tensor names (within a file, by any spelling of the key, or across shards),
+ * ranges that overlap, leave holes, or leave bytes at the end, shape * dtype
+ * against range, 64-bit overflow, rank above 8, a shard that the index names and
+ * is not there or leaves the directory by "..", a tensor that the index puts into a
+ * shard that does not hold it. */
+int ckpt_open(struct checkpoint *c, const char *dir, struct arena *a, struct notes *notes, struct err *e);
+void ckpt_close(struct checkpoint *c);
+
+const struct tensor *ckpt_find(const struct checkpoint *c, const char *name); /* NULL: not there */
+/* "[320, 80] BF16 in model-00001-of-00005.safetensors" */
+const char *ckpt_describe(const struct checkpoint *c, const struct tensor *t, struct arena *a);
+/* Reads a whole tensor, for the small ones that stay inline. `buf` holds t->bytes. */
+int ckpt_read(const struct checkpoint *c, const struct tensor *t, void *buf, struct err *e);
+
+#endif

@@ -1,0 +1,39 @@
+/* layout.h - where every byte of the streamed output files will stand.
+ *
+ * onnx_model.data: initializers of 991 bytes and more (contract of TensorRT
+ * Edge-LLM 0.5.0), in the order of the graph, each at a multiple of 4096 with
+ * zero padding before it; the file ends with the last tensor's last byte.
+ * embedding.safetensors: its header is padded with spaces so that the data
+ * begins at a multiple of 4096 too (the format allows it). So every tensor
+ * can be written by direct I/O. */
+#ifndef EMIT_LAYOUT_H
+#define EMIT_LAYOUT_H
+#include "base/arena.h"
+#include "graph/recipe.h"
+
+enum { LAYOUT_ALIGN = 4096 };
+
+struct data_file {
+    const char *name; /* in the output directory */
+    uint64_t bytes;   /* exact size */
+    const void *head; /* first bytes, written when the file is created; NULL: none */
+    size_t head_bytes;
+};
+
+struct placed { /* one tensor of a data file */
+    const char *name;
+    const struct recipe *recipe;
+    unsigned file; /* index into layout.file */
+    uint64_t off;  /* a multiple of LAYOUT_ALIGN */
+    uint64_t bytes;
+};
+
+struct layout {
+    struct data_file *file;
+    size_t files_n;
+    struct placed *item; /* by file, then offset */
+    size_t items_n;
+    uint64_t bytes; /* of all files */
+};
+
+#endif

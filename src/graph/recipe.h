@@ -1,0 +1,45 @@
+/* recipe.h - how an initializer comes out of source tensors: a small expression.
+ *
+ * The graph says what it needs, the planner how to cut it.  Nothing here moves
+ * a byte.  Every constructor checks shapes and returns NULL with a message
+ * where they do not fit or a dtype cannot be converted. */
+#ifndef GRAPH_RECIPE_H
+#define GRAPH_RECIPE_H
+#include "base/arena.h"
+#include "base/str.h"
+#include "checkpoint/checkpoint.h"
+#include "transform/transform.h"
+
+enum recipe_op {
+    RECIPE_SOURCE,    /* a checkpoint tensor as it is */
+    RECIPE_CAST,      /* to dtype, round to nearest even */
+    RECIPE_TRANSPOSE, /* [r, c] -> [c, r] */
+};
+
+struct recipe {
+    enum recipe_op op;
+    enum dtype dtype; /* of the result */
+    unsigned rank;
+    uint64_t shape[TENSOR_RANK_MAX];
+    const struct tensor *source; /* RECIPE_SOURCE */
+    const struct recipe *in;     /* the others */
+};
+
+const struct recipe *recipe_source(struct arena *a, const struct tensor *t);
+const struct recipe *recipe_cast(struct arena *a, const struct recipe *r, enum dtype to, struct err *e);
+const struct recipe *recipe_transpose(struct arena *a, const struct recipe *r, struct err *e);
+
+uint64_t recipe_elements(const struct recipe *r);
+uint64_t recipe_bytes(const struct recipe *r); /* of the result */
+/* "transpose(cast(model.norm.weight: BF16 -> F16))" */
+void recipe_describe(const struct recipe *r, struct str *out);
+
+/* What all recipes of today come down to: one source, one row of transforms[]. */
+struct recipe_plain {
+    const struct tensor *source;
+    const struct transform *transform;
+    uint64_t rows, cols; /* of the source; a source that is not transposed counts as one row */
+};
+int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e);
+
+#endif

@@ -1,0 +1,181 @@
+#include "io/file.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { COPY_PIECE = 1 << 20 };
+
+int file_identify(int fd, const char *name, struct file_id *id, struct err *e)
+{
+    struct stat st;
+
+    if (fstat(fd, &st))
+        return err_errno(e, errno, "%s: cannot read its size", name);
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, ERR_FORMAT, "%s: is not a regular file", name);
+    *id = (struct file_id){ .dev = st.st_dev,
+                            .ino = st.st_ino,
+                            .bytes = (uint64_t)st.st_size,
+                            .mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec };
+    return 0;
+}
+
+bool file_same(const struct file_id *a, const struct file_id *b)
+{
+    return a->dev == b->dev && a->ino == b->ino && a->bytes == b->bytes && a->mtime_ns == b->mtime_ns;
+}
+
+bool file_exists(const char *path)
+{
+    struct stat st;
+
+    return !stat(path, &st);
+}
+
+int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e)
+{
+    size_t done = 0;
+
+    while (done < n) {
+        ssize_t got = pread(fd, (char *)buf + done, n - done, (off_t)(off + done));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_errno(e, errno, "%s: read at %llu", name, (unsigned long long)(off + done));
+        if (!got)
+            return err_set(e, ERR_FORMAT, "%s: ends at %llu, %zu bytes too early", name, (unsigned long long)(off + done),
+                           n - done);
+        done += (size_t)got;
+    }
+    return 0;
+}
+
+int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t off, struct err *e)
+{
+    size_t done = 0;
+
+    while (done < n) {
+        ssize_t got = pwrite(fd, (const char *)buf + done, n - done, (off_t)(off + done));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_errno(e, errno, "%s: write at %llu", name, (unsigned long long)(off + done));
+        done += (size_t)got;
+    }
+    return 0;
+}
+
+int file_read(const char *path, size_t most, char **text, size_t *n, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
+    struct file_id id;
+    int ret = -1;
+
+    if (fd < 0)
+        return err_errno(e, errno, "%s: cannot be opened", path);
+    if (file_identify(fd, path, &id, e))
+        goto out;
+    if (id.bytes > most) {
+        err_set(e, ERR_RANGE, "%s: has %llu bytes, at most %zu are accepted here", path, (unsigned long long)id.bytes, most);
+        goto out;
+    }
+    if (!(*text = malloc(id.bytes + 1))) {
+        err_set(e, ERR_NOMEM, "%s: no memory for its %llu bytes", path, (unsigned long long)id.bytes);
+        goto out;
+    }
+    *n = id.bytes;
+    (*text)[*n] = 0;
+    ret = file_pread(fd, path, *text, *n, 0, e);
+    if (ret)
+        free(*text);
+out:
+    close(fd);
+    return ret;
+}
+
+static int create(int dir_fd, const char *name, const char *shown, struct err *e)
+{
+    int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+
+    if (fd < 0)
+        err_errno(e, errno, "%s: cannot be created", shown);
+    return fd;
+}
+
+/* The flush is part of the writing: an error may show only there. */
+static int finish(int fd, const char *shown, int ret, struct err *e)
+{
+    if (!ret && fsync(fd))
+        ret = err_errno(e, errno, "%s: cannot be flushed to disk", shown);
+    if (close(fd) && !ret)
+        ret = err_errno(e, errno, "%s: cannot be closed", shown);
+    return ret;
+}
+
+int file_create_whole(int dir_fd, const char *name, const char *shown, const void *bytes, size_t n, struct err *e)
+{
+    int fd = create(dir_fd, name, shown, e);
+
+    return fd < 0 ? -1 : finish(fd, shown, file_pwrite(fd, shown, bytes, n, 0, e), e);
+}
+
+int file_copy(const char *from, int dir_fd, const char *name, const char *shown, struct err *e)
+{
+    int in = open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK), out, ret = 0;
+    struct file_id id;
+    char *piece;
+
+    if (in < 0)
+        return err_errno(e, errno, "%s: cannot be opened", from);
+    if (file_identify(in, from, &id, e) || (out = create(dir_fd, name, shown, e)) < 0) {
+        close(in);
+        return -1;
+    }
+    if (!(piece = malloc(COPY_PIECE)))
+        ret = err_set(e, ERR_NOMEM, "%s: no memory to copy it", from);
+    for (uint64_t off = 0; !ret && off < id.bytes; off += COPY_PIECE) {
+        size_t n = id.bytes - off < COPY_PIECE ? (size_t)(id.bytes - off) : COPY_PIECE;
+
+        if (file_pread(in, from, piece, n, off, e) || file_pwrite(out, shown, piece, n, off, e))
+            ret = -1;
+    }
+    free(piece);
+    close(in);
+    return finish(out, shown, ret, e);
+}
+
+int file_space(const char *path, uint64_t *bytes, struct err *e)
+{
+    struct statvfs v;
+
+    if (statvfs(path, &v))
+        return err_errno(e, errno, "%s: cannot tell the free space there", path);
+    *bytes = (uint64_t)(geteuid() ? v.f_bavail : v.f_bfree) * v.f_frsize;
+    return 0;
+}
+
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
+#endif
+
+double file_cached(int fd, uint64_t bytes)
+{
+    struct {
+        uint64_t off, len;
+    } range = { 0, bytes };
+    struct {
+        uint64_t cache, dirty, writeback, evicted, recently_evicted;
+    } stat;
+    uint64_t pages = (bytes + 4095) / 4096;
+
+    if (!pages || syscall(SYS_cachestat, fd, &range, &stat, 0))
+        return -1;
+    return (double)stat.cache / (double)pages;
+}

@@ -1,0 +1,42 @@
+/* file.h - what we need of files besides streams of weights.
+ *
+ * Inputs may be symlinks (a hub cache is a directory of them); outputs are
+ * created by us, in a directory that we hold open, never through a link. */
+#ifndef IO_FILE_H
+#define IO_FILE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+
+/* Says whether a path still names the same, unchanged file. */
+struct file_id {
+    uint64_t dev, ino, bytes;
+    int64_t mtime_ns;
+};
+
+/* Of an open file. */
+int file_identify(int fd, const char *name, struct file_id *id, struct err *e);
+bool file_same(const struct file_id *a, const struct file_id *b);
+
+/* Regular file to memory with a 0 byte behind; more than `most` bytes is an error. The caller frees *text. */
+int file_read(const char *path, size_t most, char **text, size_t *n, struct err *e);
+bool file_exists(const char *path); /* follows links; any kind of file */
+
+/* Creates `name` in directory `dir_fd` (it must not exist, links are not followed), writes, flushes to disk.
+ * `shown` is the path for messages. */
+int file_create_whole(int dir_fd, const char *name, const char *shown, const void *bytes, size_t n, struct err *e);
+/* Copies a regular file the same way, in pieces. */
+int file_copy(const char *from, int dir_fd, const char *name, const char *shown, struct err *e);
+
+/* Free bytes that we may use on the file system that holds `path`. */
+int file_space(const char *path, uint64_t *bytes, struct err *e);
+
+/* Whole positioned read of an open file, retried until n bytes are there; fewer is an error that says where it ended. */
+int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e);
+int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t off, struct err *e);
+
+/* Share (0..1) of a file's pages in the page cache; -1 when the kernel cannot tell. */
+double file_cached(int fd, uint64_t bytes);
+
+#endif

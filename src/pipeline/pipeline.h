@@ -1,0 +1,46 @@
+/* pipeline.h - moves the bytes that a plan describes. Decides nothing.
+ *
+ *   reader thread -> tiles -> workers -> slabs -> writer thread
+ *
+ * between the bounded buffers of ring.h.  Output bytes depend on the layout
+ * alone: not on engine, threads, budget or timing. */
+#ifndef PIPELINE_PIPELINE_H
+#define PIPELINE_PIPELINE_H
+#include "pipeline/plan.h"
+
+struct run_progress {
+    uint64_t read, written;   /* bytes so far */
+    uint64_t to_read, to_write;
+    double seconds;           /* since the start */
+};
+
+struct run_options {
+    const char *io;   /* engine or "auto" */
+    unsigned threads; /* workers, at least 1 */
+    /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be NULL. */
+    int (*progress)(void *user, const struct run_progress *p);
+    void *user;
+};
+
+struct item_result { /* of layout.item[i] */
+    struct counters counters;
+    uint64_t xxh3; /* XXH3 64 of its bytes in the file, without padding */
+};
+
+struct run_result {
+    struct item_result *item; /* arena of the plan */
+    uint64_t read, written;   /* bytes moved by I/O, rounding out included */
+    double wall, read_busy, transform_busy, write_busy; /* seconds; transform over all workers */
+    uint64_t buffers;         /* bytes of buffers allocated: at most the plan's budget */
+    const char *engine;       /* that was used */
+    bool direct_read, direct_write; /* for at least one file */
+};
+
+/* Creates the layout's data files in directory `dir_fd` (`dir` is its name for
+ * messages), fills and flushes them.  On failure files may be left incomplete:
+ * the caller discards the directory.  The sources' identity is compared with
+ * what ckpt_open saw; a changed or truncated source is an error. */
+int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
+                 struct err *e);
+
+#endif
