@@ -10,7 +10,8 @@ json_t *json_parse(const char *text, size_t n, const char *name, struct err *e)
     json_t *v;
 
     if (n >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) {
-        err_set(e, ERR_FORMAT, "%s: begins with a byte order mark, which JSON does not allow: save it without one", name);
+        err_set(e, ERR_FORMAT, "%s: begins with a byte order mark, which JSON does not allow: save it without one",
+                name);
         return NULL;
     }
     v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &err);
@@ -95,7 +96,8 @@ static void print_value(struct str *out, const json_t *v, bool pretty, bool asci
             return;
         }
         str_adds(out, "{");
-        json_object_foreach((json_t *)v, key, item) {
+        json_object_foreach((json_t *)v, key, item)
+        {
             if (i++)
                 str_adds(out, pretty ? "," : ", ");
             newline(out, pretty, depth + 1);
@@ -121,12 +123,24 @@ static void print_value(struct str *out, const json_t *v, bool pretty, bool asci
         newline(out, pretty, depth);
         str_adds(out, "]");
         break;
-    case JSON_STRING: print_string(out, json_string_value(v), json_string_length(v), ascii); break;
-    case JSON_INTEGER: str_addf(out, "%lld", (long long)json_integer_value(v)); break;
-    case JSON_REAL: print_real(out, json_real_value(v)); break;
-    case JSON_TRUE: str_adds(out, "true"); break;
-    case JSON_FALSE: str_adds(out, "false"); break;
-    case JSON_NULL: str_adds(out, "null"); break;
+    case JSON_STRING:
+        print_string(out, json_string_value(v), json_string_length(v), ascii);
+        break;
+    case JSON_INTEGER:
+        str_addf(out, "%lld", (long long)json_integer_value(v));
+        break;
+    case JSON_REAL:
+        print_real(out, json_real_value(v));
+        break;
+    case JSON_TRUE:
+        str_adds(out, "true");
+        break;
+    case JSON_FALSE:
+        str_adds(out, "false");
+        break;
+    case JSON_NULL:
+        str_adds(out, "null");
+        break;
     }
 }
 
@@ -211,14 +225,21 @@ const char *json_type_name(const json_t *v)
     if (!v)
         return "nothing";
     switch (json_typeof(v)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "a list";
-    case JSON_STRING: return "a string";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a number";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "a list";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a number";
     case JSON_TRUE:
-    case JSON_FALSE: return "true or false";
-    case JSON_NULL: return "null";
+    case JSON_FALSE:
+        return "true or false";
+    case JSON_NULL:
+        return "null";
     }
     return "unknown";
 }
@@ -251,9 +272,9 @@ int json_get_u64(const json_t *obj, const char *key, uint64_t *v, bool *found, s
         *v = (uint64_t)json_real_value(j);
         return 0;
     }
-    return json_is_number(j) ? err_set(e, ERR_RANGE, "\"%s\" is %g, expected a whole number of at least 0", key,
-                                       json_number_value(j))
-                             : wrong(key, j, "a whole number", e);
+    return json_is_number(j)
+               ? err_set(e, ERR_RANGE, "\"%s\" is %g, expected a whole number of at least 0", key, json_number_value(j))
+               : wrong(key, j, "a whole number", e);
 }
 
 int json_get_bool(const json_t *obj, const char *key, bool *v, bool *found, struct err *e)

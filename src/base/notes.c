@@ -37,8 +37,8 @@ int notes_strict(const struct notes *n, struct err *e)
         if (n->v[i].strict && ++refused <= ERR_LINES)
             str_addf(&s, "\n  %s", n->v[i].text);
     if (refused)
-        ret = err_set(e, ERR_REFUSED, "--strict refuses this run (leave it out to go on with a warning):%s%s", str_text(&s),
-                      refused > ERR_LINES ? "\n  ..." : "");
+        ret = err_set(e, ERR_REFUSED, "--strict refuses this run (leave it out to go on with a warning):%s%s",
+                      str_text(&s), refused > ERR_LINES ? "\n  ..." : "");
     str_release(&s);
     return ret;
 }

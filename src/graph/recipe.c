@@ -1,0 +1,115 @@
+#include "graph/recipe.h"
+#include <string.h>
+
+static struct recipe *make(struct arena *a, enum recipe_op op, const struct recipe *in)
+{
+    struct recipe *r = arena_alloc(a, sizeof *r);
+
+    if (in)
+        *r = *in;
+    r->op = op;
+    r->in = in;
+    r->source = NULL;
+    return r;
+}
+
+const struct recipe *recipe_source(struct arena *a, const struct tensor *t)
+{
+    struct recipe *r = make(a, RECIPE_SOURCE, NULL);
+
+    r->source = t;
+    r->dtype = t->dtype;
+    r->rank = t->rank;
+    memcpy(r->shape, t->shape, sizeof r->shape);
+    return r;
+}
+
+static const struct tensor *source_of(const struct recipe *r)
+{
+    while (r->in)
+        r = r->in;
+    return r->source;
+}
+
+const struct recipe *recipe_cast(struct arena *a, const struct recipe *in, enum dtype to, struct err *e)
+{
+    struct recipe *r;
+
+    if (!transform_find(TRANSFORM_CAST, in->dtype, to)) {
+        const struct tensor *t = source_of(in);
+
+        err_set(e, ERR_UNSUPPORTED, "%s: is stored as %s, which cannot be converted to %s: expected F32, BF16 or F16",
+                t->name, t->dtype_text, dtype_name(to));
+        return NULL;
+    }
+    r = make(a, RECIPE_CAST, in);
+    r->dtype = to;
+    return r;
+}
+
+const struct recipe *recipe_transpose(struct arena *a, const struct recipe *in, struct err *e)
+{
+    struct recipe *r;
+
+    if (in->rank != 2) {
+        err_set(e, ERR_INTERNAL, "%s: has %u dimensions and cannot be transposed", source_of(in)->name, in->rank);
+        return NULL;
+    }
+    r = make(a, RECIPE_TRANSPOSE, in);
+    r->shape[0] = in->shape[1];
+    r->shape[1] = in->shape[0];
+    return r;
+}
+
+uint64_t recipe_elements(const struct recipe *r)
+{
+    uint64_t n = 1;
+
+    for (unsigned i = 0; i < r->rank; i++)
+        n *= r->shape[i]; /* checked when the checkpoint was opened */
+    return n;
+}
+
+uint64_t recipe_bytes(const struct recipe *r) { return recipe_elements(r) * dtype_bytes(r->dtype); }
+
+void recipe_describe(const struct recipe *r, struct str *out)
+{
+    switch (r->op) {
+    case RECIPE_SOURCE:
+        str_adds(out, r->source->name);
+        break;
+    case RECIPE_CAST:
+        str_adds(out, "cast(");
+        recipe_describe(r->in, out);
+        str_addf(out, ": %s -> %s)", dtype_name(r->in->dtype), dtype_name(r->dtype));
+        break;
+    case RECIPE_TRANSPOSE:
+        str_adds(out, "transpose(");
+        recipe_describe(r->in, out);
+        str_adds(out, ")");
+        break;
+    }
+}
+
+int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
+{
+    enum transform_kind kind = TRANSFORM_CAST;
+    enum dtype dst = r->dtype;
+
+    if (r->op == RECIPE_TRANSPOSE) {
+        kind = TRANSFORM_TRANSPOSE;
+        r = r->in;
+    }
+    if (r->op == RECIPE_CAST)
+        r = r->in;
+    if (r->op != RECIPE_SOURCE)
+        return err_set(e, ERR_INTERNAL, "%s: a recipe that the planner does not know", source_of(r)->name);
+    p->source = r->source;
+    p->transform = transform_find(kind, r->dtype, dst);
+    if (!p->transform)
+        return err_set(e, ERR_INTERNAL, "%s: no transform from %s to %s", r->source->name, dtype_name(r->dtype),
+                       dtype_name(dst));
+    p->rows = kind == TRANSFORM_TRANSPOSE ? r->shape[0] : 1;
+    p->cols = kind == TRANSFORM_TRANSPOSE ? r->shape[1] : r->source->elements;
+    return 0;
+}
