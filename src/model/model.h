@@ -1,0 +1,97 @@
+/* model.h - what kind of model a checkpoint is, and where its weights are.
+ *
+ * config.json is read once, old and new spellings alike, into one struct; the
+ * family table (families.c) says what the file leaves to the architecture.  The
+ * tensors' prefix is probed, not derived from the family, because the same
+ * weights are published under several.  Names here are canonical: relative to
+ * the decoder ("layers.0.self_attn.q_proj.weight", "norm.weight"), plus
+ * "lm_head.weight".  Facts: section 1, 4 and 6 of the TensorRT Edge-LLM 0.5.0
+ * contract; class defaults as in transformers 4.57. */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+#include <jansson.h>
+#include "base/arena.h"
+#include "base/notes.h"
+#include "checkpoint/checkpoint.h"
+
+enum bias { BIAS_NEVER, BIAS_ALWAYS, BIAS_ATTENTION_KEY /* "attention_bias" */, BIAS_MLP_KEY /* "mlp_bias" */ };
+
+struct family {               /* a row of families[]; facts only */
+    const char *model_type;   /* in the source's config.json */
+    const char *architecture; /* its class, when model_type is absent */
+    const char *config_class; /* "model" in the exported config.json */
+    enum bias qkv_bias, o_bias, mlp_bias;
+    bool qk_norm;          /* per-head RMSNorm of q and k */
+    bool names_rope_type;  /* its class copies rope_scaling.type to rope_type */
+    bool window_by_switch; /* sliding_window counts only with use_sliding_window */
+    struct family_defaults {
+        uint64_t vocab_size, hidden_size, intermediate_size, layers, heads;
+        uint64_t kv_heads; /* 0: as many as heads */
+        uint64_t head_dim; /* 0: hidden_size / heads */
+        uint64_t max_position;
+        uint64_t sliding_window; /* 0: none */
+        double rms_norm_eps, rope_theta;
+        bool tied;
+    } defaults;
+};
+
+extern const struct family families[];
+extern const size_t families_n;
+
+struct model {
+    const struct family *family;
+    const struct checkpoint *ckpt;
+    struct arena *arena;
+    uint64_t vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, max_position;
+    double rms_norm_eps, partial_rotary_factor;
+    json_t *rope_theta, *rope_scaling; /* as they go to the exported config.json; rope_scaling may be null */
+    json_t *partial_rotary;            /* as spelled in the source, or 1.0 */
+    bool tied, qkv_bias, o_bias, mlp_bias;
+    const char *prefix;    /* of the decoder's tensors in the file: "model.", "model.language_model.", "", ... */
+    const char *head_name; /* of the lm_head tensor in the file; NULL when tied or absent */
+    bool *used;            /* by tensor index: asked for by model_weight */
+    struct want *wrong;    /* asked for, and missing or unfit */
+    size_t wrong_n, wrong_cap;
+};
+
+/* Reads config.json (c->config) and probes names. Refuses unknown families, quantizations, activations and layer types
+ * by name; reads no weights. Choices and doubts go to notes. */
+int model_open(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e);
+void model_close(struct model *m);
+
+/* The tensor of a canonical name, which must have this shape (rank 1: d1 = 0) and a dtype that casts to fp16.  Never
+ * NULL: what is missing or wrong is remembered, a stand-in of the right shape is returned, and model_check tells all of
+ * it. */
+const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0, uint64_t d1);
+int model_check(const struct model *m, struct err *e);
+
+/* How a linear layer is stored in the file: [out, in], bias or none.  Quantized formats become rows of
+ * stored_formats[]. */
+struct linear {
+    const char *module;          /* canonical: "layers.0.self_attn.q_proj" */
+    uint64_t in, out;            /* features */
+    const struct tensor *weight; /* [out, in] */
+    const struct tensor *bias;   /* [out] or NULL */
+};
+void model_linear(struct model *m, struct linear *l, const char *module, uint64_t in, uint64_t out, bool bias);
+
+struct stored_format {
+    const char *name;         /* for people */
+    const char *quant_method; /* in config.json's quantization_config; NULL: none */
+    void (*load)(struct model *m, struct linear *l, bool bias);
+};
+extern const struct stored_format stored_formats[];
+extern const size_t stored_formats_n;
+/* Refuses by name what no row reads: a quantization_config or the packed tensors of a quantizer. */
+int stored_check(const struct checkpoint *c, struct err *e);
+
+/* Tensors of the checkpoint that nobody asked for, grouped: numbers in names become N. */
+struct unused_group {
+    const char *pattern;
+    uint64_t tensors, bytes;
+};
+void model_unused(const struct model *m, struct arena *a, struct unused_group **group, size_t *n);
+/* "model.layers.N.mlp.up_proj.weight" */
+const char *name_pattern(struct arena *a, const char *name);
+
+#endif

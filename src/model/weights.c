@@ -1,0 +1,212 @@
+/* weights.c - names to tensors: the probed prefix, what is missing or unfit, what is left over. */
+#include "model/model.h"
+#include "model/weights.h"
+#include "base/str.h"
+#include "transform/transform.h"
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Where the text decoder's weights have been seen; "" is a bare decoder saved by itself. */
+static const char *const prefixes[] = { "model.",
+                                        "model.language_model.",
+                                        "language_model.model.",
+                                        "language_model.",
+                                        "model.text_model.",
+                                        "thinker.model.",
+                                        "" };
+static const char *const heads[] = { "lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight",
+                                     "thinker.lm_head.weight" };
+/* One of these is enough to recognise a prefix: the missing rest is then reported under it. */
+static const char *const landmarks[] = { "layers.0.input_layernorm.weight", "embed_tokens.weight", "norm.weight" };
+
+struct want {
+    const char *name;    /* as it should be called in the file */
+    const char *problem; /* "is missing", "has shape [..], expected [..]" */
+};
+
+static bool prefix_is_there(const struct checkpoint *c, struct arena *a, const char *prefix)
+{
+    unsigned seen = 0;
+
+    for (size_t i = 0; i < sizeof landmarks / sizeof *landmarks; i++)
+        seen += ckpt_find(c, arena_printf(a, "%s%s", prefix, landmarks[i])) != NULL;
+    return seen >= 2;
+}
+
+int weights_probe(struct model *m, struct err *e)
+{
+    const struct checkpoint *c = m->ckpt;
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        if (!prefix_is_there(c, m->arena, prefixes[i]))
+            continue;
+        if (m->prefix)
+            return err_set(e, ERR_FORMAT,
+                           "%s: a text decoder stands under \"%s\" and another under \"%s\": expected one; remove the "
+                           "tensors of one of them",
+                           c->dir, m->prefix, prefixes[i]);
+        m->prefix = prefixes[i];
+    }
+    if (!m->prefix)
+        return err_set(
+            e, ERR_FORMAT,
+            "%s: no text decoder found: expected tensors such as model.embed_tokens.weight and "
+            "model.layers.0.input_layernorm.weight (the prefix may differ); found %zu tensors, the first is %s",
+            c->dir, c->tensors_n, c->tensors_n ? c->tensor[0].name : "none");
+    for (size_t i = 0; i < sizeof heads / sizeof *heads && !m->head_name; i++)
+        if (ckpt_find(c, heads[i]))
+            m->head_name = heads[i];
+    m->used = arena_array(m->arena, c->tensors_n, sizeof *m->used);
+    return 0;
+}
+
+static const char *shape_text(struct arena *a, const struct tensor *t)
+{
+    struct str s = { 0 };
+    const char *text;
+
+    str_adds(&s, "[");
+    for (unsigned i = 0; i < t->rank; i++)
+        str_addf(&s, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
+    str_adds(&s, "]");
+    text = arena_strdup(a, str_text(&s));
+    str_release(&s);
+    return text;
+}
+
+static void remember(struct model *m, const char *name, const char *problem)
+{
+    if (m->wrong_n == m->wrong_cap) {
+        m->wrong_cap = m->wrong_cap ? m->wrong_cap * 2 : 16;
+        m->wrong = xrealloc(m->wrong, m->wrong_cap * sizeof *m->wrong);
+    }
+    m->wrong[m->wrong_n++] = (struct want){ name, problem };
+}
+
+static const char *name_in_file(const struct model *m, const char *name)
+{
+    if (!strcmp(name, "lm_head.weight"))
+        return m->head_name ? m->head_name : name;
+    return arena_printf(m->arena, "%s%s", m->prefix, name);
+}
+
+const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0, uint64_t d1)
+{
+    const char *full = name_in_file(m, name);
+    const struct tensor *t = ckpt_find(m->ckpt, full);
+    struct tensor *right = arena_alloc(m->arena, sizeof *right);
+
+    *right =
+        (struct tensor){ .name = full, .dtype = DT_F16, .dtype_text = "F16", .rank = d1 ? 2 : 1, .shape = { d0, d1 } };
+    if (!t) {
+        remember(m, full, "is missing");
+        return right;
+    }
+    m->used[t - m->ckpt->tensor] = true;
+    if (t->rank != right->rank || t->shape[0] != d0 || (d1 && t->shape[1] != d1)) {
+        remember(
+            m, full,
+            arena_printf(m->arena, "has shape %s, expected %s", shape_text(m->arena, t), shape_text(m->arena, right)));
+        return right;
+    }
+    if (!transform_find(TRANSFORM_CAST, t->dtype, DT_F16)) {
+        remember(m, full, arena_printf(m->arena, "is stored as %s, expected F32, BF16 or F16", t->dtype_text));
+        return right;
+    }
+    return t;
+}
+
+const char *name_pattern(struct arena *a, const char *name)
+{
+    char *out = arena_strdup(a, name), *to = out;
+
+    for (const char *p = name; *p; p++) {
+        bool starts = isdigit((unsigned char)*p) && (p == name || p[-1] == '.');
+        const char *end = p;
+
+        while (starts && isdigit((unsigned char)*end))
+            end++;
+        if (starts && (*end == '.' || !*end)) {
+            *to++ = 'N';
+            p = end - 1;
+        } else {
+            *to++ = *p;
+        }
+    }
+    *to = 0;
+    return out;
+}
+
+struct line {
+    const char *pattern, *problem, *first;
+    size_t n;
+};
+
+static struct line *line_of(struct line *line, size_t n, const char *pattern, const char *problem)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(line[i].pattern, pattern) && !strcmp(line[i].problem, problem))
+            return &line[i];
+    return NULL;
+}
+
+int model_check(const struct model *m, struct err *e)
+{
+    struct line *line = arena_array(m->arena, m->wrong_n, sizeof *line), *l;
+    struct str s = { 0 };
+    size_t n = 0;
+
+    if (!m->wrong_n)
+        return 0;
+    for (size_t i = 0; i < m->wrong_n; i++) {
+        const char *pattern = name_pattern(m->arena, m->wrong[i].name);
+
+        if (!(l = line_of(line, n, pattern, m->wrong[i].problem))) {
+            l = &line[n++];
+            *l = (struct line){ pattern, m->wrong[i].problem, m->wrong[i].name, 0 };
+        }
+        l->n++;
+    }
+    for (size_t i = 0; i < n && i < ERR_LINES; i++) {
+        if (line[i].n > 1)
+            str_addf(&s, "\n  %s (%zu of them, first %s) %s", line[i].pattern, line[i].n, line[i].first,
+                     line[i].problem);
+        else
+            str_addf(&s, "\n  %s %s", line[i].first, line[i].problem);
+    }
+    if (n > ERR_LINES)
+        str_addf(&s, "\n  and %zu more kinds", n - ERR_LINES);
+    err_set(e, ERR_FORMAT,
+            "%s: %zu needed tensor%s missing or unfit, so nothing was written; give a complete checkpoint:%s",
+            m->ckpt->dir, m->wrong_n, m->wrong_n == 1 ? " is" : "s are", str_text(&s));
+    str_release(&s);
+    return -1;
+}
+
+static int by_pattern(const void *a, const void *b)
+{
+    return strcmp(((const struct unused_group *)a)->pattern, ((const struct unused_group *)b)->pattern);
+}
+
+void model_unused(const struct model *m, struct arena *a, struct unused_group **group, size_t *n)
+{
+    const struct checkpoint *c = m->ckpt;
+    struct unused_group *all = arena_array(a, c->tensors_n, sizeof *all);
+    size_t k = 0, groups = 0;
+
+    for (size_t i = 0; i < c->tensors_n; i++)
+        if (!m->used[i])
+            all[k++] = (struct unused_group){ name_pattern(a, c->tensor[i].name), 1, c->tensor[i].bytes };
+    qsort(all, k, sizeof *all, by_pattern);
+    for (size_t i = 0; i < k; i++) {
+        if (groups && !strcmp(all[groups - 1].pattern, all[i].pattern)) {
+            all[groups - 1].tensors++;
+            all[groups - 1].bytes += all[i].bytes;
+        } else {
+            all[groups++] = all[i];
+        }
+    }
+    *group = all;
+    *n = groups;
+}
