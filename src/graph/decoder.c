@@ -1,0 +1,112 @@
+/* decoder.c - the one walk over the layers of a decoder. */
+#include "graph/dialect.h"
+#include <string.h>
+
+const struct dialect *const dialects[] = { &dialect_edgellm05 };
+const size_t dialects_n = sizeof dialects / sizeof *dialects;
+
+const struct dialect *dialect_find(const char *target)
+{
+    for (size_t i = 0; i < dialects_n; i++)
+        if (!strcmp(dialects[i]->target, target))
+            return dialects[i];
+    return NULL;
+}
+
+static const struct value *initializer(struct decoder *w, const char *name, const struct tensor *t, bool matrix)
+{
+    struct arena *a = w->g->arena;
+    const struct recipe *source = recipe_source(a, t), *r = recipe_cast(a, source, DT_F16, w->e);
+
+    if (r && matrix)
+        r = recipe_transpose(a, r, w->e);
+    return graph_init(w->g, name, r ? r : source, w->d->order(name)); /* a failure is in w->e, and ends the build */
+}
+
+const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n)
+{
+    return initializer(w, arena_printf(w->g->arena, "model.%s", name), model_weight(w->m, name, n, 0), false);
+}
+
+const struct value *weight_matrix(struct decoder *w, const char *name, const struct tensor *t)
+{
+    return initializer(w, name, t, true);
+}
+
+const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t)
+{
+    return initializer(w, name, t, false);
+}
+
+void decoder_head(struct decoder *w, struct linear *l)
+{
+    struct model *m = w->m;
+
+    if (!m->tied) {
+        model_linear(m, l, "lm_head", m->hidden_size, m->vocab_size, false);
+        return;
+    }
+    *l = (struct linear){ .module = "lm_head", .in = m->hidden_size, .out = m->vocab_size };
+    l->weight = model_weight(m, "embed_tokens.weight", m->vocab_size, m->hidden_size);
+}
+
+const struct value *decoder_linear(struct decoder *w, unsigned i, const char *block, const char *proj,
+                                   const struct value *x, uint64_t in, uint64_t out, bool bias)
+{
+    struct arena *a = w->g->arena;
+    struct linear l;
+
+    model_linear(w->m, &l, arena_printf(a, "layers.%u.%s.%s", i, block, proj), in, out, bias);
+    return w->d->linear(w, arena_printf(a, "/model/layers.%u/%s/%s", i, block, proj), &l, x);
+}
+
+static const struct value *attention(struct decoder *w, unsigned i, const struct value *x)
+{
+    const struct model *m = w->m;
+
+    return decoder_linear(w, i, "self_attn", "o_proj", w->d->attention(w, i, x), m->heads * m->head_dim, m->hidden_size,
+                          m->o_bias);
+}
+
+static const struct value *mlp(struct decoder *w, unsigned i, const struct value *x)
+{
+    const struct model *m = w->m;
+    uint64_t h = m->hidden_size, ff = m->intermediate_size;
+    const struct value *gate = decoder_linear(w, i, "mlp", "gate_proj", x, h, ff, m->mlp_bias);
+    const struct value *up = decoder_linear(w, i, "mlp", "up_proj", x, h, ff, m->mlp_bias);
+    const struct value *act = w->d->silu_mul(w, arena_printf(w->g->arena, "/model/layers.%u/mlp", i), gate, up);
+
+    return decoder_linear(w, i, "mlp", "down_proj", act, ff, h, m->mlp_bias);
+}
+
+static const struct value *layer_norm(struct decoder *w, unsigned i, const char *norm, const struct value *x)
+{
+    struct arena *a = w->g->arena;
+
+    return w->d->norm(w, arena_printf(a, "/model/layers.%u/%s", i, norm),
+                      arena_printf(a, "layers.%u.%s.weight", i, norm), x, w->m->hidden_size);
+}
+
+static const struct value *layer(struct decoder *w, unsigned i, const struct value *x)
+{
+    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "/model/layers.%u", i));
+
+    x = w->d->add(w, &s, x, attention(w, i, layer_norm(w, i, "input_layernorm", x)));
+    return w->d->add(w, &s, x, mlp(w, i, layer_norm(w, i, "post_attention_layernorm", x)));
+}
+
+int decoder_build(struct graph *g, struct model *m, const struct dialect *d, struct arena *a, struct err *e)
+{
+    struct decoder w = { .g = g, .m = m, .d = d, .e = e };
+    const struct value *x;
+
+    *g = (struct graph){ .arena = a, .name = "main_graph", .opset = d->opset, .opset_n = d->opset_n };
+    w.past = arena_array(a, m->layers, sizeof *w.past);
+    w.present = arena_array(a, m->layers, sizeof *w.present);
+    x = d->inputs(&w);
+    for (unsigned i = 0; i < m->layers; i++)
+        x = layer(&w, i, x);
+    d->head(&w, d->norm(&w, "/model/norm", "norm.weight", x, m->hidden_size));
+    graph_sort_inits(g);
+    return e->kind ? -1 : 0;
+}

@@ -1,0 +1,72 @@
+/* dialect.h - how a target spells what every decoder has.
+ *
+ * decoder.c walks the layers once, for all families and targets; a dialect says
+ * which nodes a norm, a linear, attention and the head become, and in which
+ * order initializers stand in the file.  To add a target: dialect_x.c and a row
+ * in dialects[]. */
+#ifndef GRAPH_DIALECT_H
+#define GRAPH_DIALECT_H
+#include "graph/graph.h"
+#include "model/model.h"
+
+struct decoder { /* the state of one walk */
+    struct graph *g;
+    struct model *m;
+    const struct dialect *d;
+    struct err *e;
+    /* graph inputs that later nodes need; which of them exist is the dialect's business */
+    const struct value *context_lengths, *rope, *cache_start, *last_token_ids;
+    const struct value **past; /* by layer */
+    const struct value **present;
+};
+
+struct dialect {
+    const char *target;  /* --target */
+    const char *version; /* "edgellm_version" of its config.json */
+    const char *producer, *producer_version;
+    int64_t ir_version;
+    const struct opset *opset;
+    size_t opset_n;
+    uint64_t external_from; /* initializers of this many bytes and more go to the data file */
+    const char *data_file;
+    /* Declares the graph's inputs in their order; gives the embedded tokens [B, S, hidden]. */
+    const struct value *(*inputs)(struct decoder *w);
+    /* RMSNorm of the last axis; `path` is the module ("/model/norm"), `name` its canonical weight. */
+    const struct value *(*norm)(struct decoder *w, const char *path, const char *name, const struct value *x,
+                                uint64_t width);
+    /* The residual stream: x + delta. */
+    const struct value *(*add)(struct decoder *w, struct scope *layer, const struct value *x,
+                               const struct value *delta);
+    const struct value *(*linear)(struct decoder *w, const char *path, const struct linear *l, const struct value *x);
+    /* From the normed layer input to the input of o_proj. */
+    const struct value *(*attention)(struct decoder *w, unsigned layer, const struct value *x);
+    const struct value *(*silu_mul)(struct decoder *w, const char *mlp_path, const struct value *gate,
+                                    const struct value *up);
+    /* Picks the tokens that are asked for, applies lm_head, declares all outputs. */
+    void (*head)(struct decoder *w, const struct value *x);
+    /* Place of an initializer in the file. */
+    uint64_t (*order)(const char *name);
+};
+
+extern const struct dialect *const dialects[];
+extern const size_t dialects_n;
+const struct dialect *dialect_find(const char *target); /* NULL: unknown */
+
+/* The graph of a model in a dialect. Initializers are in their final order. Missing weights show in model_check, which
+ * the caller asks next. */
+int decoder_build(struct graph *g, struct model *m, const struct dialect *d, struct arena *a, struct err *e);
+
+/* For dialects: the initializer of a weight, cast to fp16, and transposed to [in, out] where it is a linear's. */
+const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n);
+const struct value *weight_matrix(struct decoder *w, const char *name, const struct tensor *t);
+const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t);
+/* "lm_head", or the embedding again when tied: [vocab, hidden]. */
+void decoder_head(struct decoder *w, struct linear *l);
+
+/* Linear block.proj of layer i ("self_attn", "q_proj": node path "/model/layers.i/self_attn/q_proj") applied to x. */
+const struct value *decoder_linear(struct decoder *w, unsigned i, const char *block, const char *proj,
+                                   const struct value *x, uint64_t in, uint64_t out, bool bias);
+
+extern const struct dialect dialect_edgellm05;
+
+#endif

@@ -1,0 +1,292 @@
+/* dialect_edgellm05.c - TensorRT Edge-LLM 0.5.0: fp16, a contiguous KV cache, one
+ * trt::AttentionPlugin a layer, linears as MatMul with constants [in, out].
+ * Facts: sections 3, 4 and 10 of the project's notes on that exporter, checked
+ * against what it writes. */
+#include "graph/dialect.h"
+#include <stdio.h>
+#include <string.h>
+
+#define BATCH DIM_NAMED("batch_size")
+#define SEQ   DIM_NAMED("seq_len")
+
+static struct value hidden(enum dtype t, uint64_t width)
+{
+    return (struct value){ .dtype = t, .rank = 3, .dim = { BATCH, SEQ, DIM(width) }, .shaped = true };
+}
+
+static uint64_t rotary_dim(const struct model *m)
+{
+    double d = (double)m->head_dim * m->partial_rotary_factor;
+
+    return d >= 1 && d < (double)m->head_dim ? (uint64_t)d : m->head_dim;
+}
+
+static const struct value *inputs(struct decoder *w)
+{
+    struct graph *g = w->g;
+    const struct model *m = w->m;
+    struct dim x[] = { BATCH, SEQ, DIM(m->hidden_size) };
+    struct dim past[] = { BATCH, DIM(2), DIM(m->kv_heads), DIM_NAMED("past_len"), DIM(m->head_dim) };
+    struct dim rope[] = { DIM_NAMED("rope_batch_size"), DIM_NAMED("max_position_embeddings"), DIM(rotary_dim(m)) };
+    struct dim batch[] = { BATCH, DIM(1) }, cache[] = { DIM_NAMED("kv_cache_start_batch_size") };
+    const struct value *embeds = graph_input(g, "inputs_embeds", DT_F16, 3, x);
+
+    for (unsigned i = 0; i < m->layers; i++)
+        w->past[i] = graph_input(g, arena_printf(g->arena, "past_key_values_%u", i), DT_F16, 5, past);
+    w->rope = graph_input(g, "rope_rotary_cos_sin", DT_F32, 3, rope);
+    w->context_lengths = graph_input(g, "context_lengths", DT_I32, 1, batch);
+    w->last_token_ids = graph_input(g, "last_token_ids", DT_I64, 2, batch);
+    w->cache_start = graph_input(g, "kvcache_start_index", DT_I32, 1, cache);
+    return embeds;
+}
+
+static struct value *unary(struct scope *s, const char *op, const struct value *x) { return node_add(s, op, &x, 1, x); }
+
+static struct value *binary(struct scope *s, const char *op, const struct value *a, const struct value *b,
+                            const struct value *like)
+{
+    return node_add(s, op, (const struct value *[]){ a, b }, 2, like);
+}
+
+static const struct value *cast(struct scope *s, const struct value *x, enum dtype t)
+{
+    struct value *v = unary(s, "Cast", x);
+
+    v->dtype = t;
+    node_attr_int(s->g, "to", dtype_onnx(t));
+    return v;
+}
+
+/* In fp32: x * (1 / sqrt(mean(x^2) + eps)); then in fp16 times the weight. */
+static const struct value *norm(struct decoder *w, const char *path, const char *name, const struct value *x,
+                                uint64_t width)
+{
+    struct scope s = scope_enter(w->g, path);
+    const struct value *weight = weight_vector(w, name, width), *x32 = cast(&s, x, DT_F32);
+    const struct value *square = binary(&s, "Pow", x32, const_f32(&s, 2), x32), *root, *scaled;
+    struct value *mean = binary(&s, "ReduceMean", square, const_i64s(&s, (const int64_t[]){ -1 }, 1), x32);
+
+    mean->dim[mean->rank - 1] = DIM(1);
+    node_attr_int(w->g, "keepdims", 1);
+    root = unary(&s, "Sqrt", binary(&s, "Add", mean, const_f32(&s, (float)w->m->rms_norm_eps), mean));
+    scaled = binary(&s, "Mul", x32, binary(&s, "Div", const_f32(&s, 1), root, mean), x32);
+    scaled = cast(&s, scaled, DT_F16);
+    return binary(&s, "Mul", weight, scaled, scaled);
+}
+
+static const struct value *add(struct decoder *w, struct scope *layer, const struct value *x, const struct value *delta)
+{
+    (void)w;
+    return binary(layer, "Add", x, delta, x);
+}
+
+static const char *weight_name(struct decoder *w, const char *module, const char *what)
+{
+    bool head = !strcmp(module, "lm_head"); /* stands beside the decoder, not in it */
+
+    return arena_printf(w->g->arena, "%s%s.%s", head ? "" : "model.", module, what);
+}
+
+static const struct value *linear(struct decoder *w, const char *path, const struct linear *l, const struct value *x)
+{
+    struct scope s = scope_enter(w->g, path);
+    struct value *y = binary(&s, "MatMul", x, weight_matrix(w, weight_name(w, l->module, "weight"), l->weight), x);
+
+    y->dim[y->rank - 1] = DIM(l->out);
+    return l->bias ? binary(&s, "Add", weight_bias(w, weight_name(w, l->module, "bias"), l->bias), y, y) : y;
+}
+
+/* One size of a value as a tensor [1], by way of Shape and Gather as torch traces x.shape[axis]. */
+static const struct value *size_of(struct scope *s, const struct value *x, int64_t axis)
+{
+    struct value shape = { .dtype = DT_I64, .rank = 1, .dim = { DIM(x->rank) }, .shaped = true };
+    struct value scalar = { .dtype = DT_I64, .shaped = true };
+    const struct value *v = binary(s, "Gather", node_add(s, "Shape", &x, 1, &shape), const_i64(s, axis), &scalar);
+
+    node_attr_int(s->g, "axis", 0);
+    return v;
+}
+
+static const struct value *as_vector(struct scope *s, const struct value *scalar)
+{
+    struct value one = { .dtype = DT_I64, .rank = 1, .dim = { DIM(1) }, .shaped = true };
+
+    return binary(s, "Unsqueeze", scalar, const_i64s(s, (const int64_t[]){ 0 }, 1), &one);
+}
+
+static const struct value *concat(struct scope *s, const struct value *const *v, size_t n, int64_t axis,
+                                  const struct value *like)
+{
+    const struct value *out = node_add(s, "Concat", v, n, like);
+
+    node_attr_int(s->g, "axis", axis);
+    return out;
+}
+
+/* Reshape to [B, S, -1] or, with a last size, to [B, S, -1, last]. */
+static const struct value *reshape(struct scope *s, const struct value *x, const struct value *b, const struct value *q,
+                                   uint64_t minus_one, uint64_t last)
+{
+    const struct value *part[4] = { b, q, const_i64s(s, (const int64_t[]){ -1 }, 1) };
+    size_t n = last ? 4 : 3;
+    struct value like = { .dtype = DT_I64, .rank = 1, .dim = { DIM(n) }, .shaped = true };
+    struct value *y;
+
+    if (last)
+        part[3] = const_i64s(s, (const int64_t[]){ (int64_t)last }, 1);
+    y = binary(s, "Reshape", x, concat(s, part, n, 0, &like), x);
+    y->rank = (unsigned)n;
+    y->dim[0] = BATCH;
+    y->dim[1] = SEQ;
+    y->dim[2] = DIM(minus_one);
+    y->dim[3] = DIM(last);
+    node_attr_int(s->g, "allowzero", 0);
+    return y;
+}
+
+/* RMSNorm of every head by itself. */
+static const struct value *head_norm(struct decoder *w, struct scope *s, unsigned i, const char *which,
+                                     const struct value *x, const struct value *b, const struct value *q,
+                                     uint64_t heads)
+{
+    struct arena *a = w->g->arena;
+    uint64_t d = w->m->head_dim;
+    const struct value *y = reshape(s, x, b, q, heads, d);
+
+    y = norm(w, arena_printf(a, "%s/%s", s->path, which), arena_printf(a, "layers.%u.self_attn.%s.weight", i, which), y,
+             d);
+    return reshape(s, y, b, q, heads * d, 0);
+}
+
+static const struct value *plugin(struct decoder *w, struct scope *s, unsigned i, const struct value *qkv)
+{
+    struct graph *g = w->g;
+    const struct model *m = w->m;
+    const struct value *in[] = { qkv, w->past[i], w->context_lengths, w->rope, w->cache_start };
+    struct value like = {
+        .dtype = DT_F16, .rank = 4, .dim = { BATCH, SEQ, DIM(m->heads), DIM(m->head_dim) }, .shaped = true
+    };
+    struct dim present[] = { BATCH, DIM(2), DIM(m->kv_heads), DIM_NAMED("present_kv_cache_len"), DIM(m->head_dim) };
+    const struct value *out = node_add(s, "AttentionPlugin", in, sizeof in / sizeof *in, &like);
+    struct node *n = node_last(g);
+
+    n->domain = "trt";
+    w->present[i] = graph_value(g, arena_printf(g->arena, "present_key_values_%u", i), w->past[i]->dtype, 5, present);
+    n->out[n->out_n++] = w->present[i]->name;
+    node_attr_int(g, "enable_fp8_kv_cache", 0);
+    node_attr_int(g, "enable_tree_attention", 0);
+    node_attr_int(g, "head_size", (int64_t)m->head_dim);
+    node_attr_int(g, "num_kv_heads", (int64_t)m->kv_heads);
+    node_attr_int(g, "num_q_heads", (int64_t)m->heads);
+    return out;
+}
+
+static const struct value *attention(struct decoder *w, unsigned i, const struct value *x)
+{
+    const struct model *m = w->m;
+    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "/model/layers.%u/self_attn", i));
+    const struct value *b = size_of(&s, x, 0), *q_len = size_of(&s, x, 1), *qkv[3], *y;
+    struct value all = hidden(DT_F16, (m->heads + 2 * m->kv_heads) * m->head_dim);
+
+    qkv[0] = decoder_linear(w, i, "self_attn", "q_proj", x, m->hidden_size, m->heads * m->head_dim, m->qkv_bias);
+    qkv[1] = decoder_linear(w, i, "self_attn", "k_proj", x, m->hidden_size, m->kv_heads * m->head_dim, m->qkv_bias);
+    qkv[2] = decoder_linear(w, i, "self_attn", "v_proj", x, m->hidden_size, m->kv_heads * m->head_dim, m->qkv_bias);
+    b = as_vector(&s, b);
+    q_len = as_vector(&s, q_len);
+    if (m->family->qk_norm) {
+        qkv[0] = head_norm(w, &s, i, "q_norm", qkv[0], b, q_len, m->heads);
+        qkv[1] = head_norm(w, &s, i, "k_norm", qkv[1], b, q_len, m->kv_heads);
+    }
+    y = plugin(w, &s, i, cast(&s, concat(&s, qkv, 3, -1, &all), DT_F16));
+    return cast(&s, reshape(&s, y, b, q_len, m->heads * m->head_dim, 0), DT_F16);
+}
+
+static const struct value *silu_mul(struct decoder *w, const char *path, const struct value *gate,
+                                    const struct value *up)
+{
+    struct scope act = scope_enter(w->g, arena_printf(w->g->arena, "%s/act_fn", path)), s = scope_enter(w->g, path);
+
+    gate = binary(&act, "Mul", gate, unary(&act, "Sigmoid", gate), gate);
+    return binary(&s, "Mul", gate, up, gate);
+}
+
+static void head(struct decoder *w, const struct value *x)
+{
+    struct graph *g = w->g;
+    struct scope s = scope_enter(g, "");
+    struct value index = { .dtype = DT_I64, .rank = 3, .dim = { BATCH, DIM(1), DIM(1) }, .shaped = true };
+    const struct value *minus_one = const_i64s(&s, (const int64_t[]){ -1 }, 1);
+    const struct value *at = binary(&s, "Unsqueeze", w->last_token_ids, minus_one, &index);
+    struct value *last = binary(&s, "GatherND", x, at, x), *logits;
+    struct linear l;
+
+    last->dim[1] = DIM(1);
+    node_attr_int(g, "batch_dims", 1);
+    decoder_head(w, &l);
+    logits = unary(&s, "Cast", linear(w, "/lm_head", &l, last));
+    node_attr_int(g, "to", dtype_onnx(DT_F32));
+    logits->dtype = DT_F32;
+    logits->name = node_last(g)->out[0] = "logits";
+    graph_output(g, logits);
+    for (unsigned i = 0; i < w->m->layers; i++)
+        graph_output(g, w->present[i]);
+}
+
+/* As torch's exporter leaves them: the final norm, then what modules hold under their own name, in module order, then
+ * the transposed matrices in the order of use, lm_head last. */
+static const char *const vectors[] = {
+    "mlp.gate_proj.bias",
+    "mlp.up_proj.bias",
+    "mlp.down_proj.bias",
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    "self_attn.q_proj.bias",
+    "self_attn.k_proj.bias",
+    "self_attn.v_proj.bias",
+    "self_attn.o_proj.bias",
+    "self_attn.q_norm.weight",
+    "self_attn.k_norm.weight",
+};
+static const char *const matrices[] = { "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
+                                        "self_attn.o_proj.weight", "mlp.gate_proj.weight",    "mlp.up_proj.weight",
+                                        "mlp.down_proj.weight" };
+
+static uint64_t order(const char *name)
+{
+    unsigned layer;
+    int rest = 0;
+
+    if (!strcmp(name, "model.norm.weight"))
+        return 0;
+    if (sscanf(name, "model.layers.%u.%n", &layer, &rest) == 1 && rest) {
+        for (unsigned i = 0; i < sizeof vectors / sizeof *vectors; i++)
+            if (!strcmp(name + rest, vectors[i]))
+                return 1ull << 40 | (uint64_t)layer << 8 | i;
+        for (unsigned i = 0; i < sizeof matrices / sizeof *matrices; i++)
+            if (!strcmp(name + rest, matrices[i]))
+                return 2ull << 40 | (uint64_t)layer << 8 | i;
+    }
+    return 3ull << 40; /* lm_head */
+}
+
+static const struct opset opsets[] = { { "", 19 }, { "trt", 1 } };
+
+const struct dialect dialect_edgellm05 = {
+    .target = "edgellm-0.5",
+    .version = "0.5.0",
+    .producer = "pytorch",
+    .producer_version = "2.9.1",
+    .ir_version = 9,
+    .opset = opsets,
+    .opset_n = 2,
+    .external_from = 991,
+    .data_file = "onnx_model.data",
+    .inputs = inputs,
+    .norm = norm,
+    .add = add,
+    .linear = linear,
+    .attention = attention,
+    .silu_mul = silu_mul,
+    .head = head,
+    .order = order,
+};
