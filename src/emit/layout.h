@@ -9,6 +9,8 @@
 #ifndef EMIT_LAYOUT_H
 #define EMIT_LAYOUT_H
 #include "base/arena.h"
+#include "graph/dialect.h"
+#include "graph/graph.h"
 #include "graph/recipe.h"
 
 enum { LAYOUT_ALIGN = 4096 };
@@ -35,5 +37,13 @@ struct layout {
     size_t items_n;
     uint64_t bytes; /* of all files */
 };
+
+/* Whether an initializer stands in the data file; else it is inline in model.onnx. */
+bool layout_external(const struct dialect *d, const struct initializer *i);
+/* `embedding`: [vocab, hidden] for embedding.safetensors, or NULL: none. Without external initializers there is no data
+ * file. */
+void layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
+                  struct arena *a);
+const struct placed *layout_find(const struct layout *l, const char *file, const char *name); /* NULL: not there */
 
 #endif
