@@ -1,0 +1,413 @@
+/* Every engine gives whole transfers, whatever the machine makes of them, and a failing one gives one clean error. */
+#include "io/engine_fault.h"
+#include "io/io.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+enum { SIZE = 300001, PIECES = 7, DEPTH = 4 };
+
+static _Alignas(IO_ALIGN) unsigned char want[SIZE + IO_ALIGN], got[SIZE + IO_ALIGN];
+static char dir[] = "/tmp/test_io_XXXXXX";
+static char path[64];
+static int dir_fd;
+
+static int set_up(void **state)
+{
+    int fd;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    dir_fd = open(dir, O_RDONLY | O_DIRECTORY);
+    snprintf(path, sizeof path, "%s/shard", dir);
+    for (size_t i = 0; i < SIZE; i++)
+        want[i] = (unsigned char)(i * 2654435761u >> 13);
+    fd = open(path, O_CREAT | O_WRONLY, 0600);
+    assert_int_equal(write(fd, want, SIZE), SIZE);
+    return close(fd);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    close(dir_fd);
+    unlink(path);
+    return rmdir(dir);
+}
+
+/* All of `bytes` in pieces, several at once. */
+static int transfer(const char *engine, int fd, bool write, unsigned char *buf, size_t bytes, struct err *e)
+{
+    struct io_op op[PIECES];
+    struct io io;
+    size_t each = bytes / PIECES + 1;
+    unsigned sent = 0, seen = 0;
+    int ret = -1;
+
+    if (io_open(&io, engine, DEPTH, e))
+        return -1;
+    for (; seen < PIECES; seen++) {
+        for (; sent < PIECES && sent - seen < DEPTH; sent++) {
+            size_t off = sent * each, len = off + each > bytes ? bytes - off : each;
+
+            op[sent] =
+                (struct io_op){ .fd = fd, .write = write, .buf = buf + off, .len = len, .off = off, .name = "shard" };
+            io_submit(&io, &op[sent]);
+        }
+        if (!io_wait(&io, e))
+            goto out;
+    }
+    ret = 0;
+out:
+    io_close(&io);
+    return ret;
+}
+
+static int read_whole(const char *engine, size_t bytes, struct err *e)
+{
+    int fd = io_open_read(path, e), ret;
+
+    assert_true(fd >= 0);
+    memset(got, 0, sizeof got);
+    ret = transfer(engine, fd, false, got, bytes, e);
+    close(fd);
+    return ret;
+}
+
+static bool have(const char *engine)
+{
+    struct err e = { 0 };
+    struct io io;
+    bool can = !io_open(&io, engine, 1, &e);
+
+    io_close(&io);
+    if (!can)
+        print_message("%s: not on this machine: %s\n", engine, e.msg);
+    return can;
+}
+
+static void reads_are_whole_in_every_engine(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < io_engines_n; i++) {
+        struct err e = { 0 };
+
+        if (!have(io_engines[i]->name))
+            continue;
+        io_fault_set(&(struct io_fault){ .at_most = 1000 });
+        assert_int_equal(read_whole(io_engines[i]->name, SIZE, &e), 0);
+        assert_memory_equal(got, want, SIZE);
+    }
+    assert_true(io_fault_count() >= SIZE / 1000);
+}
+
+static void writes_are_whole_in_every_engine(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < io_engines_n; i++) {
+        struct err e = { 0 };
+        int fd;
+
+        if (!have(io_engines[i]->name))
+            continue;
+        io_fault_set(&(struct io_fault){ .at_most = 777 });
+        fd = io_create(dir_fd, "written", "out/written", SIZE, &e);
+        assert_true(fd >= 0);
+        assert_int_equal(transfer(io_engines[i]->name, fd, true, want, SIZE, &e), 0);
+        assert_int_equal(pread(fd, got, SIZE + 1, 0), SIZE);
+        assert_memory_equal(got, want, SIZE);
+        close(fd);
+        unlinkat(dir_fd, "written", 0);
+    }
+}
+
+static void interrupted_ops_go_on(void **state)
+{
+    static const int errors[] = { EINTR, EAGAIN };
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++)
+        for (unsigned long n = 1; n < 40; n += 3) {
+            struct err e = { 0 };
+
+            io_fault_set(&(struct io_fault){ .at_most = 20000, .fail = n, .error = errors[i] });
+            assert_int_equal(read_whole("fault", SIZE, &e), 0);
+            assert_memory_equal(got, want, SIZE);
+        }
+}
+
+static void every_failing_op_is_one_clean_error(void **state)
+{
+    unsigned long n;
+
+    (void)state;
+    for (n = 1;; n++) {
+        struct err e = { 0 };
+
+        io_fault_set(&(struct io_fault){ .at_most = 10000, .fail = n, .error = EIO });
+        if (!read_whole("fault", SIZE, &e))
+            break;
+        assert_int_equal(e.kind, ERR_IO);
+        assert_non_null(strstr(e.msg, "shard: read of "));
+        assert_non_null(strstr(e.msg, strerror(EIO)));
+    }
+    assert_true(n > SIZE / 10000);
+    assert_memory_equal(got, want, SIZE);
+}
+
+static void a_full_disk_is_said_to_be_one(void **state)
+{
+    struct err e = { 0 };
+    int fd = io_create(dir_fd, "written", "out/written", SIZE, &e);
+
+    (void)state;
+    io_fault_set(&(struct io_fault){ .at_most = 4096, .fail = 9, .error = ENOSPC });
+    assert_int_equal(transfer("fault", fd, true, want, SIZE, &e), -1);
+    assert_int_equal(e.kind, ERR_SPACE);
+    assert_non_null(strstr(e.msg, "no room"));
+    close(fd);
+    unlinkat(dir_fd, "written", 0);
+}
+
+static void a_file_that_ends_early_says_where(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < io_engines_n; i++) {
+        struct err e = { 0 };
+
+        if (!have(io_engines[i]->name))
+            continue;
+        io_fault_set(&(struct io_fault){ .at_most = 1000 });
+        assert_int_equal(read_whole(io_engines[i]->name, SIZE + 20, &e), -1);
+        assert_int_equal(e.kind, ERR_FORMAT);
+        assert_non_null(strstr(e.msg, "shard: ends at 300001, 20 bytes too early"));
+    }
+}
+
+/* A direct read is rounded out to blocks; what is needed may end with the file, in the middle of a block. */
+static int read_direct(const char *engine, size_t enough, bool *direct, struct err *e)
+{
+    int fd = io_open_read(path, e);
+    struct io_op op = { .fd = fd,
+                        .direct = io_direct(fd, true),
+                        .buf = got,
+                        .len = 299008,
+                        .enough = enough,
+                        .off = 4096,
+                        .name = "shard" };
+    struct io io;
+    int ret = io_open(&io, engine, 1, e);
+
+    memset(got, 0, sizeof got);
+    if (!ret) {
+        io_submit(&io, &op);
+        ret = io_wait(&io, e) == &op ? 0 : -1;
+    }
+    *direct = op.direct;
+    io_close(&io);
+    close(fd);
+    return ret;
+}
+
+static void direct_reads_may_end_with_the_file(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < io_engines_n; i++) {
+        struct err e = { 0 };
+        bool direct;
+
+        if (!have(io_engines[i]->name))
+            continue;
+        io_fault_set(&(struct io_fault){ .at_most = 1000 }); /* a direct op moves whole blocks all the same */
+        assert_int_equal(read_direct(io_engines[i]->name, SIZE - 4096, &direct, &e), 0);
+        assert_memory_equal(got, want + 4096, SIZE - 4096);
+        io_fault_set(&(struct io_fault){ .at_most = 1000 });
+        assert_int_equal(read_direct(io_engines[i]->name, SIZE - 4096 + 1, &direct, &e), -1);
+        assert_non_null(strstr(e.msg, "ends at 300001, 1 bytes too early"));
+    }
+}
+
+static void a_refused_direct_read_goes_on_buffered(void **state)
+{
+    (void)state;
+    for (unsigned long n = 1; n < 20; n++) {
+        struct err e = { 0 };
+        bool direct;
+
+        io_fault_set(&(struct io_fault){ .at_most = 16384, .fail = n, .error = EINVAL });
+        if (read_direct("fault", SIZE - 4096, &direct, &e)) { /* no direct I/O here at all: then it is an error */
+            assert_false(direct);
+            continue;
+        }
+        assert_memory_equal(got, want + 4096, SIZE - 4096);
+        assert_true(!direct || io_fault_count() < n);
+    }
+}
+
+static struct io_op *stub_op;
+static void stub_submit(void *self, struct io_op *op) { (void)self, stub_op = op; }
+static struct io_op *stub_wait(void *self)
+{
+    stub_op->res = *(int *)self;
+    return stub_op;
+}
+
+static void an_op_that_never_moves_is_given_up(void **state)
+{
+    const struct io_engine stub = { .name = "stub", .submit = stub_submit, .wait = stub_wait };
+    int res = -EINTR;
+    struct io io = { .engine = &stub, .self = &res };
+    struct io_op op = { .write = true, .buf = want, .len = 10, .name = "out" };
+    struct err e = { 0 };
+
+    (void)state;
+    io_submit(&io, &op);
+    assert_null(io_wait(&io, &e));
+    assert_non_null(strstr(e.msg, "out: gave up a write at 0"));
+    res = 0;
+    e = (struct err){ 0 };
+    io_submit(&io, &op);
+    assert_null(io_wait(&io, &e));
+    assert_non_null(strstr(e.msg, "out: takes no more bytes at 0, 10 are left"));
+}
+
+static void nothing(int sig) { (void)sig; }
+
+static void signals_do_not_disturb(void **state)
+{
+    struct itimerval often = { { 0, 200 }, { 0, 200 } }, never = { { 0, 0 }, { 0, 0 } };
+    struct sigaction act = { .sa_handler = nothing }; /* without SA_RESTART */
+
+    (void)state;
+    sigaction(SIGALRM, &act, NULL);
+    for (size_t i = 0; i < io_engines_n; i++) {
+        if (!have(io_engines[i]->name))
+            continue;
+        io_fault_set(&(struct io_fault){ 0 });
+        setitimer(ITIMER_REAL, &often, NULL);
+        for (int k = 0; k < 50; k++) {
+            struct err e = { 0 };
+
+            assert_int_equal(read_whole(io_engines[i]->name, SIZE, &e), 0);
+            assert_memory_equal(got, want, SIZE);
+        }
+        setitimer(ITIMER_REAL, &never, NULL);
+    }
+}
+
+static void closing_waits_for_what_is_in_flight(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < io_engines_n; i++) {
+        struct err e = { 0 };
+        int fd = io_open_read(path, &e);
+        unsigned char *buf = malloc(SIZE);
+        struct io_op op = { .fd = fd, .buf = buf, .len = SIZE, .name = "shard" };
+        struct io io;
+
+        io_direct(fd, true);
+        if (!io_open(&io, io_engines[i]->name, 1, &e)) {
+            io_submit(&io, &op);
+            io_close(&io);
+        }
+        free(buf); /* ASan and the kernel must not meet here */
+        close(fd);
+    }
+}
+
+static void engines_are_chosen_by_name(void **state)
+{
+    struct err e = { 0 };
+    struct io io;
+
+    (void)state;
+    assert_int_equal(io_open(&io, "auto", 8, &e), 0);
+    assert_string_equal(io.engine->name, have("uring") ? "uring" : "pread");
+    io_close(&io);
+    io_close(&io);
+    assert_int_equal(io_open(&io, "magic", 8, &e), -1);
+    assert_int_equal(e.kind, ERR_USAGE);
+    assert_non_null(strstr(e.msg, "\"magic\" is unknown: choose one of auto, uring, pread, fault"));
+}
+
+static void the_environment_says_which_fault(void **state)
+{
+    static const char *const bad[] = { "fail", "fail=", "fail=x", "fail=3;error=5", "error=5000", "at_most=1,,fail=2" };
+    struct err e = { 0 };
+
+    (void)state;
+    io_fault_set(NULL);
+    setenv("WEIGHBRIDGE_FAULT", "at_most=4096,fail=7,error=28", 1);
+    assert_int_equal(read_whole("fault", SIZE, &e), -1);
+    assert_int_equal(e.kind, ERR_SPACE);
+    assert_int_equal(io_fault_count(), 7);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        e = (struct err){ 0 };
+        setenv("WEIGHBRIDGE_FAULT", bad[i], 1);
+        assert_int_equal(read_whole("fault", SIZE, &e), -1);
+        assert_int_equal(e.kind, ERR_USAGE);
+    }
+    unsetenv("WEIGHBRIDGE_FAULT");
+    e = (struct err){ 0 };
+    assert_int_equal(read_whole("fault", SIZE, &e), 0);
+}
+
+static void outputs_are_new_files_with_their_room(void **state)
+{
+    struct err e = { 0 };
+    struct stat st;
+    int fd = io_create(dir_fd, "new", "out/new", 1 << 20, &e);
+
+    (void)state;
+    assert_true(fd >= 0);
+    fstat(fd, &st);
+    assert_int_equal(st.st_size, 1 << 20);
+    close(fd);
+    assert_true((fd = io_reopen(dir_fd, "new", "out/new", &e)) >= 0);
+    close(fd);
+    assert_int_equal(io_create(dir_fd, "new", "out/new", 1, &e), -1); /* is there already */
+    assert_non_null(strstr(e.msg, "out/new: cannot be created"));
+    unlinkat(dir_fd, "new", 0);
+    assert_int_equal(symlinkat("/tmp/elsewhere", dir_fd, "new"), 0);
+    assert_int_equal(io_create(dir_fd, "new", "out/new", 1, &e), -1); /* never through a link */
+    assert_int_equal(access("/tmp/elsewhere", F_OK), -1);
+    unlinkat(dir_fd, "new", 0);
+    e = (struct err){ 0 };
+    assert_int_equal(io_create(dir_fd, "new", "out/new", 1ull << 50, &e), -1);
+    assert_int_equal(e.kind == ERR_SPACE || e.kind == ERR_IO, 1);
+    unlinkat(dir_fd, "new", 0);
+    e = (struct err){ 0 };
+    assert_int_equal(io_open_read("/tmp/not/there", &e), -1);
+    assert_non_null(strstr(e.msg, "/tmp/not/there: cannot be opened"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_are_whole_in_every_engine),
+        cmocka_unit_test(writes_are_whole_in_every_engine),
+        cmocka_unit_test(interrupted_ops_go_on),
+        cmocka_unit_test(every_failing_op_is_one_clean_error),
+        cmocka_unit_test(a_full_disk_is_said_to_be_one),
+        cmocka_unit_test(a_file_that_ends_early_says_where),
+        cmocka_unit_test(direct_reads_may_end_with_the_file),
+        cmocka_unit_test(a_refused_direct_read_goes_on_buffered),
+        cmocka_unit_test(an_op_that_never_moves_is_given_up),
+        cmocka_unit_test(signals_do_not_disturb),
+        cmocka_unit_test(closing_waits_for_what_is_in_flight),
+        cmocka_unit_test(engines_are_chosen_by_name),
+        cmocka_unit_test(the_environment_says_which_fault),
+        cmocka_unit_test(outputs_are_new_files_with_their_room),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
