@@ -39,6 +39,8 @@ static const char *parent_of(struct arena *a, const char *path)
     return p;
 }
 
+const char *outdir_parent(const char *out, struct arena *a) { return parent_of(a, without_slashes(a, out)); }
+
 static const char *last_part(const char *path)
 {
     const char *slash = strrchr(path, '/');

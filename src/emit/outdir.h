@@ -22,6 +22,9 @@ struct outdir {
  * config.json with "edgellm_version"). `*exists`: there is an OUT to replace. */
 int outdir_check(const char *out, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e);
 
+/* The directory that OUT stands in: its file system takes the bytes. */
+const char *outdir_parent(const char *out, struct arena *a);
+
 /* Makes and locks OUT.partial; what an earlier run left there is removed. A struct with fd -1 is what outdir_discard
  * does nothing with. */
 int outdir_create(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e);

@@ -1,0 +1,161 @@
+/* export.c - wb_plan and wb_export: decide, then move bytes, then publish. */
+#include <weighbridge.h>
+#include "base/clock.h"
+#include "emit/outdir.h"
+#include "front/front.h"
+#include "front/report.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+const char *wb_version(void) { return WEIGHBRIDGE_VERSION; }
+void wb_free(char *p) { free(p); }
+
+int front_result(const struct err *e, struct wb_error *out)
+{
+    if (out) {
+        out->status = e->kind == ERR_NONE        ? WB_OK
+                      : e->kind == ERR_USAGE     ? WB_USAGE
+                      : e->kind == ERR_CANCELLED ? WB_CANCELLED
+                                                 : WB_FAILED;
+        memcpy(out->message, e->msg, sizeof out->message < sizeof e->msg ? sizeof out->message : sizeof e->msg);
+    }
+    return e->kind ? -1 : 0;
+}
+
+int wb_plan(const struct wb_options *o, char **plan, struct wb_error *error)
+{
+    struct export_job j;
+    struct err e = { 0 };
+    bool usage;
+
+    if (!job_prepare(&j, o, &e))
+        job_may_write(&j, &e);
+    usage = e.kind == ERR_USAGE;
+    if (!usage)
+        *plan = report_text(report_plan(&j, e.kind ? e.msg : NULL));
+    job_release(&j);
+    return usage ? front_result(&e, error) : 0;
+}
+
+struct relay { /* of the library's progress to the caller's */
+    const struct wb_options *o;
+};
+
+static int relay_progress(void *user, const struct run_progress *p)
+{
+    const struct wb_options *o = ((struct relay *)user)->o;
+    struct wb_progress out = {
+        .read = p->read, .written = p->written, .to_read = p->to_read, .to_write = p->to_write, .seconds = p->seconds
+    };
+
+    return o->progress ? o->progress(o->user, &out) : 0;
+}
+
+static void relay_warnings(const struct wb_options *o, const struct notes *n, size_t from)
+{
+    for (size_t i = from; i < n->n && o->warning; i++)
+        if (n->v[i].warning)
+            o->warning(o->user, n->v[i].text);
+}
+
+static int write_model(struct export_job *j, const struct outdir *out, struct err *e)
+{
+    struct str bytes = { 0 };
+    const char *shown = arena_printf(&j->arena, "%s/model.onnx", out->partial);
+    int ret = -1;
+
+    if (inline_tensors(&j->graph, j->dialect, &j->ckpt, true, &j->tensor, &j->arena, e) ||
+        onnx_file(&j->graph, j->dialect, &j->layout, j->tensor, j->meta, j->meta_n, &bytes, e))
+        goto out;
+    ret = file_create_whole(out->fd, "model.onnx", shown, bytes.s, bytes.n, e);
+out:
+    str_release(&bytes);
+    return ret;
+}
+
+static void note_counters(struct notes *n, const char *name, const struct recipe *r, const struct counters *c,
+                          size_t *shown)
+{
+    unsigned long long all = recipe_elements(r);
+    float worst;
+
+    if (!(c->overflow || c->flushed || c->nan) || ++*shown > ERR_LINES)
+        return;
+    memcpy(&worst, &c->worst, sizeof worst);
+    if (c->overflow)
+        notes_add(n, NOTE_STRICT, "%s: %llu of %llu values became infinite in fp16, the largest is %g", name,
+                  (unsigned long long)c->overflow, all, (double)worst);
+    if (c->flushed)
+        notes_add(n, NOTE_STRICT, "%s: %llu of %llu values became zero in fp16", name, (unsigned long long)c->flushed,
+                  all);
+    if (c->nan)
+        notes_add(n, NOTE_STRICT, "%s: %llu of %llu values are NaN", name, (unsigned long long)c->nan, all);
+}
+
+/* What the casts lost, known only now. */
+static void note_losses(struct export_job *j, const struct run_result *run)
+{
+    size_t shown = 0;
+
+    for (size_t i = 0; i < j->graph.init_n; i++)
+        note_counters(&j->notes, j->graph.init[i].name, j->graph.init[i].recipe, &j->tensor[i].counters, &shown);
+    for (size_t i = 0; i < j->layout.items_n; i++)
+        note_counters(&j->notes, j->layout.item[i].name, j->layout.item[i].recipe, &run->item[i].counters, &shown);
+    if (shown > ERR_LINES)
+        notes_add(&j->notes, NOTE_STRICT, "and %zu more tensors lost values in the cast to fp16", shown - ERR_LINES);
+}
+
+static int move_bytes(struct export_job *j, struct outdir *out, struct export_result *r, struct err *e)
+{
+    const struct wb_options *o = j->options;
+    struct relay relay = { o };
+    struct run_options run = {
+        .io = o->io ? o->io : "auto", .threads = j->budget.threads, .progress = relay_progress, .user = &relay
+    };
+    size_t told = j->notes.n;
+
+    if (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e) ||
+        pipeline_run(&j->plan, out->fd, out->partial, &run, &r->run, e))
+        return -1;
+    note_losses(j, &r->run);
+    relay_warnings(o, &j->notes, told);
+    return o->strict ? notes_strict(&j->notes, e) : 0;
+}
+
+static double cpu_seconds(const struct rusage *u)
+{
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+           (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) * 1e-6;
+}
+
+int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
+{
+    struct export_job j = { 0 };
+    struct export_result r = { .wall = clock_wall() };
+    struct outdir out = { .fd = -1 };
+    struct rusage before, after;
+    struct err e = { 0 };
+
+    getrusage(RUSAGE_SELF, &before);
+    if (!o->out || !*o->out) {
+        err_set(&e, ERR_USAGE, "no output directory was given");
+        return front_result(&e, error);
+    }
+    if (job_prepare(&j, o, &e))
+        goto out;
+    relay_warnings(o, &j.notes, 0);
+    if (job_may_write(&j, &e) || outdir_create(&out, o->out, j.out_exists, &j.arena, &e) ||
+        move_bytes(&j, &out, &r, &e) || outdir_publish(&out, &e))
+        goto out;
+    getrusage(RUSAGE_SELF, &after);
+    r.wall = clock_wall() - r.wall;
+    r.cpu = cpu_seconds(&after) - cpu_seconds(&before);
+    r.peak_rss = (uint64_t)after.ru_maxrss * 1024;
+    if (report)
+        *report = report_text(report_export(&j, &r));
+out:
+    outdir_discard(&out);
+    job_release(&j);
+    return front_result(&e, error);
+}

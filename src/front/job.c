@@ -1,0 +1,180 @@
+#include "front/job.h"
+#include "emit/outdir.h"
+#include "emit/runtime_config.h"
+#include <string.h>
+#include <unistd.h>
+
+enum { THREADS_DEFAULT_MOST = 8, THREADS_MOST = 256 };
+
+static int unknown_target(const char *target, struct err *e)
+{
+    struct str known = { 0 };
+
+    for (size_t i = 0; i < dialects_n; i++)
+        str_addf(&known, "%s%s", i ? ", " : "", dialects[i]->target);
+    err_set(e, ERR_USAGE, "target \"%s\" is unknown; expected one of: %s", target, str_text(&known));
+    str_release(&known);
+    return -1;
+}
+
+int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e)
+{
+    const char *target = o->target ? o->target : dialects[0]->target;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (!o->model || !*o->model)
+        return err_set(e, ERR_USAGE, "no checkpoint directory was given");
+    if (!(*d = dialect_find(target)))
+        return unknown_target(target, e);
+    if (o->device && strcmp(o->device, "cpu") && strcmp(o->device, "auto"))
+        return err_set(e, ERR_DEVICE,
+                       "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
+    if (o->chat_template && o->no_chat_template)
+        return err_set(e, ERR_USAGE, "--chat-template and --no-chat-template exclude each other: give one of them");
+    b->memory = o->memory ? o->memory : PLAN_MEMORY_DEFAULT;
+    if (b->memory < PLAN_MEMORY_MIN)
+        return err_set(e, ERR_USAGE, "--memory %llu is too little: expected at least %llu (16M)",
+                       (unsigned long long)b->memory, PLAN_MEMORY_MIN);
+    b->threads = o->threads ? o->threads : processors < 1 ? 1 : (unsigned)processors;
+    if (!o->threads && b->threads > THREADS_DEFAULT_MOST)
+        b->threads = THREADS_DEFAULT_MOST;
+    if (b->threads > THREADS_MOST)
+        return err_set(e, ERR_USAGE, "--threads %u is too many: expected 1 to %d", b->threads, THREADS_MOST);
+    return 0;
+}
+
+static int build_graph(struct export_job *j, struct err *e)
+{
+    const struct tensor *embedding;
+
+    if (decoder_build(&j->graph, &j->model, j->dialect, &j->arena, e))
+        return -1;
+    embedding = model_weight(&j->model, "embed_tokens.weight", j->model.vocab_size, j->model.hidden_size);
+    if (model_check(&j->model, e))
+        return -1;
+    j->embedding = recipe_cast(&j->arena, recipe_source(&j->arena, embedding), DT_F16, e);
+    return j->embedding ? 0 : -1;
+}
+
+static void note_unused(struct export_job *j)
+{
+    struct unused_group *group;
+    size_t n, shown = 0;
+    uint64_t tensors = 0;
+    struct str s = { 0 };
+
+    model_unused(&j->model, &j->arena, &group, &n);
+    for (size_t i = 0; i < n; i++) {
+        tensors += group[i].tensors;
+        if (shown++ < 5)
+            str_addf(&s, "%s%s", i ? ", " : "", group[i].pattern);
+    }
+    if (n)
+        notes_add(&j->notes, NOTE_INFO, "%llu tensor%s of the checkpoint %s not needed and ignored: %s%s",
+                  (unsigned long long)tensors, tensors == 1 ? "" : "s", tensors == 1 ? "is" : "are", str_text(&s),
+                  n > 5 ? ", ..." : "");
+    str_release(&s);
+}
+
+static void add_meta(struct export_job *j, const char *key, const char *value)
+{
+    j->meta[j->meta_n++] = (struct metadata){ key, value };
+}
+
+/* What shaped the output, so that verify needs no other file: no path, time, thread count or budget. */
+static void make_metadata(struct export_job *j)
+{
+    const struct tokenizer_result *t = &j->tokenizer;
+
+    add_meta(j, "weighbridge.version", WEIGHBRIDGE_VERSION);
+    add_meta(j, "weighbridge.target", j->dialect->target);
+    add_meta(j, "weighbridge.mode", "llm");
+    add_meta(j, "weighbridge.chat_template",
+             t->processed_from && !strcmp(t->processed_from, "file")
+                 ? arena_printf(&j->arena, "file xxh3:%016llx", (unsigned long long)t->processed_xxh3)
+             : j->options->no_chat_template ? "none"
+                                            : "model");
+}
+
+static int decide_files(struct export_job *j, struct err *e)
+{
+    const struct wb_options *o = j->options;
+    struct tokenizer_request request = { .dir = o->model,
+                                         .chat_template = o->chat_template,
+                                         .no_chat_template = o->no_chat_template };
+    struct str text = { 0 };
+    int ret = -1;
+
+    layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena);
+    j->side.arena = &j->arena;
+    if (runtime_config(&j->model, j->dialect, &text, e) ||
+        sidefiles_add_bytes(&j->side, "config.json", text.s, text.n, "for the runtime", e) ||
+        tokenizer_files_collect(&request, &j->side, &j->tokenizer, &j->notes, e))
+        goto out;
+    make_metadata(j);
+    text.n = 0;
+    if (inline_tensors(&j->graph, j->dialect, &j->ckpt, false, &j->tensor, &j->arena, e) ||
+        onnx_file(&j->graph, j->dialect, &j->layout, j->tensor, j->meta, j->meta_n, &text, e))
+        goto out;
+    j->model_onnx = text.n;
+    ret = 0;
+out:
+    str_release(&text);
+    return ret;
+}
+
+int job_prepare(struct export_job *j, const struct wb_options *o, struct err *e)
+{
+    *j = (struct export_job){ .options = o };
+    if (job_check_options(o, &j->budget, &j->dialect, e) || ckpt_open(&j->ckpt, o->model, &j->arena, &j->notes, e))
+        return -1;
+    j->stage = JOB_CHECKPOINT;
+    if (model_open(&j->model, &j->ckpt, &j->arena, &j->notes, e))
+        return -1;
+    j->stage = JOB_MODEL;
+    if (build_graph(j, e))
+        return -1;
+    j->stage = JOB_GRAPH;
+    note_unused(j);
+    if (decide_files(j, e))
+        return -1;
+    j->stage = JOB_FILES;
+    if (plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e))
+        return -1;
+    j->stage = JOB_PLAN;
+    return 0;
+}
+
+static int check_space(struct export_job *j, struct err *e)
+{
+    char need[24], have[24];
+
+    j->need = j->layout.bytes + j->model_onnx;
+    for (size_t i = 0; i < j->side.n; i++)
+        j->need += j->side.v[i].size;
+    j->need += (j->side.n + j->layout.files_n + 2) * 4096; /* file ends and the directory */
+    if (file_space(outdir_parent(j->options->out, &j->arena), &j->disk_free, e))
+        return -1;
+    if (j->need > j->disk_free)
+        return err_set(e, ERR_SPACE, "%s: needs %s there, %s are free: make room or give another place",
+                       j->options->out, str_bytes(need, j->need), str_bytes(have, j->disk_free));
+    return 0;
+}
+
+int job_may_write(struct export_job *j, struct err *e)
+{
+    if (j->options->out &&
+        (outdir_check(j->options->out, j->options->model, j->options->overwrite, &j->out_exists, &j->arena, e) ||
+         check_space(j, e)))
+        return -1;
+    return j->options->strict ? notes_strict(&j->notes, e) : 0;
+}
+
+void job_release(struct export_job *j)
+{
+    graph_release(&j->graph);
+    model_close(&j->model);
+    ckpt_close(&j->ckpt);
+    notes_release(&j->notes);
+    arena_release(&j->arena);
+}

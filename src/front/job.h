@@ -1,0 +1,48 @@
+/* job.h - everything about one export that is decided from metadata.
+ *
+ * checkpoint -> model -> graph -> layout -> side files -> plan, each stage from
+ * the ones before; plan, export and verify share it.  Nothing is written here. */
+#ifndef FRONT_JOB_H
+#define FRONT_JOB_H
+#include <weighbridge.h>
+#include "base/notes.h"
+#include "emit/onnx_file.h"
+#include "emit/sidefile.h"
+#include "emit/tokenizer_files.h"
+#include "pipeline/pipeline.h"
+
+enum job_stage { JOB_NOTHING, JOB_CHECKPOINT, JOB_MODEL, JOB_GRAPH, JOB_FILES, JOB_PLAN };
+
+struct export_job {
+    const struct wb_options *options;
+    struct plan_budget budget;
+    enum job_stage stage; /* reached without an error */
+    struct arena arena;
+    struct notes notes;
+    const struct dialect *dialect;
+    struct checkpoint ckpt;
+    struct model model;
+    struct graph graph;
+    const struct recipe *embedding;
+    struct layout layout;
+    struct sidefiles side; /* without model.onnx and the data files */
+    struct tokenizer_result tokenizer;
+    struct metadata meta[8];
+    size_t meta_n;
+    struct inline_tensor *tensor; /* zeros until they are read */
+    uint64_t model_onnx;          /* bytes */
+    struct plan plan;
+    bool out_exists;
+    uint64_t need, disk_free; /* bytes on OUT's file system; 0: no OUT given */
+};
+
+/* Fails at the first stage that cannot be done; `stage` says how far it came. */
+int job_prepare(struct export_job *j, const struct wb_options *o, struct err *e);
+/* What forbids to write although everything is known: OUT, disk space, and notes under --strict. */
+int job_may_write(struct export_job *j, struct err *e);
+void job_release(struct export_job *j);
+
+/* Options that no stage would notice: target, device, memory, threads, chat-template contradictions. */
+int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e);
+
+#endif

@@ -1,0 +1,289 @@
+#include "front/report.h"
+#include "base/json.h"
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+json_t *report_u64(uint64_t v) { return json_integer((json_int_t)v); }
+
+static void put(json_t *o, const char *key, json_t *v) { json_object_set_new(o, key, v); }
+static void put_u64(json_t *o, const char *key, uint64_t v) { put(o, key, report_u64(v)); }
+static void put_text(json_t *o, const char *key, const char *v) { put(o, key, v ? json_string(v) : json_null()); }
+
+char *report_text(json_t *v)
+{
+    struct str s = { 0 };
+
+    json_print(&s, v, true, false);
+    str_adds(&s, "\n");
+    json_decref(v);
+    return s.s;
+}
+
+json_t *report_notes(const struct notes *n)
+{
+    json_t *list = json_array(), *o;
+
+    for (size_t i = 0; i < n->n; i++) {
+        o = json_object();
+        put(o, "warning", json_boolean(n->v[i].warning));
+        put(o, "strict", json_boolean(n->v[i].strict));
+        put_text(o, "text", n->v[i].text);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+json_t *report_shape(const uint64_t *shape, unsigned rank)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < rank; i++)
+        json_array_append_new(list, report_u64(shape[i]));
+    return list;
+}
+
+static json_t *file_entry(const char *name, uint64_t bytes, const char *origin)
+{
+    json_t *o = json_object();
+
+    put_text(o, "name", name);
+    put_u64(o, "bytes", bytes);
+    put_text(o, "origin", origin);
+    return o;
+}
+
+static json_t *files(const struct export_job *j)
+{
+    json_t *list = json_array();
+
+    json_array_append_new(list, file_entry("model.onnx", j->model_onnx, "graph and small tensors"));
+    for (size_t i = 0; i < j->layout.files_n; i++)
+        json_array_append_new(list, file_entry(j->layout.file[i].name, j->layout.file[i].bytes, "weights"));
+    for (size_t i = 0; i < j->side.n; i++)
+        json_array_append_new(list, file_entry(j->side.v[i].name, j->side.v[i].size, j->side.v[i].origin));
+    return list;
+}
+
+static json_t *tensor_entry(const struct export_job *j, const char *name, const struct recipe *r,
+                            const struct placed *p)
+{
+    json_t *o = json_object();
+    struct recipe_plain plain;
+    struct err ignored = { 0 };
+
+    put_text(o, "name", name);
+    put_text(o, "file", p ? j->layout.file[p->file].name : "model.onnx");
+    put(o, "offset", p ? report_u64(p->off) : json_null());
+    put_u64(o, "bytes", recipe_bytes(r));
+    put_text(o, "dtype", dtype_name(r->dtype));
+    put(o, "shape", report_shape(r->shape, r->rank));
+    if (!recipe_plain(r, &plain, &ignored)) {
+        put_text(o, "source", plain.source->name);
+        put_text(o, "source_file", j->ckpt.file[plain.source->file].name);
+        put_text(o, "source_dtype", plain.source->dtype_text);
+        put_text(o, "transform", plain.transform->name);
+    }
+    return o;
+}
+
+static void put_result(json_t *o, const struct counters *c, uint64_t xxh3)
+{
+    char hex[17];
+    float worst;
+
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)xxh3);
+    put_text(o, "xxh3", hex);
+    put_u64(o, "overflow", c->overflow);
+    put_u64(o, "flushed", c->flushed);
+    put_u64(o, "nan", c->nan);
+    memcpy(&worst, &c->worst, sizeof worst);
+    put(o, "worst", c->overflow ? json_real((double)worst) : json_null());
+}
+
+/* Inline and external initializers in their order, then what stands in other data files. */
+static json_t *tensors(const struct export_job *j, const struct run_result *run)
+{
+    json_t *list = json_array(), *o;
+    size_t item = 0;
+
+    for (size_t i = 0; i < j->graph.init_n; i++) {
+        const struct inline_tensor *t = &j->tensor[i];
+
+        o = tensor_entry(j, j->graph.init[i].name, j->graph.init[i].recipe, t->bytes ? NULL : &j->layout.item[item]);
+        if (run && t->bytes)
+            put_result(o, &t->counters, XXH3_64bits(t->bytes, t->n));
+        else if (run)
+            put_result(o, &run->item[item].counters, run->item[item].xxh3);
+        item += !t->bytes;
+        json_array_append_new(list, o);
+    }
+    for (; item < j->layout.items_n; item++) {
+        o = tensor_entry(j, j->layout.item[item].name, j->layout.item[item].recipe, &j->layout.item[item]);
+        if (run)
+            put_result(o, &run->item[item].counters, run->item[item].xxh3);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+/* Source bytes by transform, from the tensor list. */
+static json_t *transforms_used(const struct export_job *j)
+{
+    json_t *list = json_array();
+
+    for (size_t t = 0; t < transforms_n; t++) {
+        uint64_t n = 0, bytes = 0;
+        struct recipe_plain p;
+        struct err ignored = { 0 };
+        json_t *o;
+
+        for (size_t i = 0; i < j->graph.init_n + 1; i++) {
+            const struct recipe *r = i < j->graph.init_n ? j->graph.init[i].recipe : j->embedding;
+
+            if (!recipe_plain(r, &p, &ignored) && p.transform == &transforms[t]) {
+                n++;
+                bytes += p.source->bytes;
+            }
+        }
+        if (!n)
+            continue;
+        o = json_object();
+        put_text(o, "transform", transforms[t].name);
+        put_u64(o, "tensors", n);
+        put_u64(o, "bytes", bytes);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *unused(const struct export_job *j)
+{
+    struct arena a = { 0 };
+    struct unused_group *group;
+    json_t *list = json_array(), *o;
+    size_t n;
+
+    model_unused(&j->model, &a, &group, &n);
+    for (size_t i = 0; i < n; i++) {
+        o = json_object();
+        put_text(o, "pattern", group[i].pattern);
+        put_u64(o, "tensors", group[i].tensors);
+        put_u64(o, "bytes", group[i].bytes);
+        json_array_append_new(list, o);
+    }
+    arena_release(&a);
+    return list;
+}
+
+static json_t *memory(const struct plan *p, const struct plan_budget *b)
+{
+    json_t *o = json_object();
+
+    put_u64(o, "budget", b->memory);
+    put_u64(o, "buffers", p->buffers);
+    put_u64(o, "tile_slots", p->tile_slots);
+    put_u64(o, "tile_bytes", p->tile_bytes);
+    put_u64(o, "stream_slots", p->stream_slots);
+    put_u64(o, "stream_bytes", p->stream_bytes);
+    put_u64(o, "panel_bytes", p->panel_bytes);
+    put_u64(o, "slabs", p->slabs_n);
+    put_u64(o, "tiles", p->tiles_n);
+    put_u64(o, "paneled", p->paneled);
+    return o;
+}
+
+static json_t *bytes(const struct export_job *j)
+{
+    json_t *o = json_object();
+
+    put_u64(o, "source", j->ckpt.bytes);
+    if (j->stage >= JOB_PLAN) {
+        put_u64(o, "read", j->plan.to_read);
+        put_u64(o, "write", j->need ? j->need : j->layout.bytes + j->model_onnx);
+    }
+    put(o, "disk_free", j->need ? report_u64(j->disk_free) : json_null());
+    return o;
+}
+
+static json_t *document(const struct export_job *j, const struct run_result *run)
+{
+    json_t *o = json_object();
+
+    put_text(o, "weighbridge", wb_version());
+    put_text(o, "model", j->options->model);
+    put_text(o, "out", j->options->out);
+    put_text(o, "target", j->dialect ? j->dialect->target : j->options->target);
+    if (j->stage >= JOB_MODEL)
+        put_text(o, "family", j->model.family->model_type);
+    if (j->stage >= JOB_FILES) {
+        put(o, "files", files(j));
+        put(o, "tensors", tensors(j, run));
+    }
+    if (j->stage >= JOB_GRAPH) {
+        put(o, "transforms", transforms_used(j));
+        put(o, "unused", unused(j));
+    }
+    put(o, "notes", report_notes(&j->notes));
+    if (j->stage >= JOB_CHECKPOINT)
+        put(o, "bytes", bytes(j));
+    if (j->stage >= JOB_PLAN)
+        put(o, "memory", memory(&j->plan, &j->budget));
+    return o;
+}
+
+json_t *report_plan(const struct export_job *j, const char *refused)
+{
+    json_t *o = document(j, NULL);
+
+    put_text(o, "refused", refused);
+    return o;
+}
+
+static json_t *stage(double busy, uint64_t moved)
+{
+    json_t *o = json_object();
+
+    put(o, "busy", json_real(busy));
+    put_u64(o, "bytes", moved);
+    put(o, "gb_per_s", busy > 0 ? json_real((double)moved / busy / 1e9) : json_null());
+    return o;
+}
+
+static json_t *totals(const struct export_job *j, const struct export_result *r)
+{
+    struct counters sum = { 0 };
+    json_t *o = json_object();
+
+    for (size_t i = 0; i < j->layout.items_n; i++)
+        counters_add(&sum, &r->run.item[i].counters);
+    for (size_t i = 0; i < j->graph.init_n; i++)
+        counters_add(&sum, &j->tensor[i].counters);
+    put(o, "wall", json_real(r->wall));
+    put(o, "cpu", json_real(r->cpu));
+    put_u64(o, "peak_rss", r->peak_rss);
+    put_u64(o, "read", r->run.read);
+    put_u64(o, "written", r->run.written);
+    put(o, "gb_per_s", r->wall > 0 ? json_real((double)j->plan.to_read / r->wall / 1e9) : json_null());
+    put_u64(o, "overflow", sum.overflow);
+    put_u64(o, "flushed", sum.flushed);
+    put_u64(o, "nan", sum.nan);
+    return o;
+}
+
+json_t *report_export(const struct export_job *j, const struct export_result *r)
+{
+    json_t *o = document(j, &r->run), *stages = json_object(), *io = json_object();
+
+    put(o, "totals", totals(j, r));
+    put(stages, "read", stage(r->run.read_busy, r->run.read));
+    put(stages, "transform", stage(r->run.transform_busy, j->plan.to_read));
+    put(stages, "write", stage(r->run.write_busy, r->run.written));
+    put(o, "stages", stages);
+    put_text(io, "engine", r->run.engine);
+    put(io, "direct_read", json_boolean(r->run.direct_read));
+    put(io, "direct_write", json_boolean(r->run.direct_write));
+    put(o, "io", io);
+    put_u64(o, "threads", j->budget.threads);
+    return o;
+}

@@ -1,0 +1,24 @@
+/* report.h - a job and what came of it as JSON; docs/json.md describes the fields. */
+#ifndef FRONT_REPORT_H
+#define FRONT_REPORT_H
+#include <jansson.h>
+#include "front/job.h"
+
+/* The plan document, as far as the job came; `refused` NULL: nothing was. */
+json_t *report_plan(const struct export_job *j, const char *refused);
+
+struct export_result {
+    struct run_result run;
+    double wall, cpu; /* seconds of the whole export */
+    uint64_t peak_rss;
+};
+json_t *report_export(const struct export_job *j, const struct export_result *r);
+
+/* JSON text that wb_free frees; takes the reference. */
+char *report_text(json_t *v);
+
+json_t *report_notes(const struct notes *n);
+json_t *report_shape(const uint64_t *shape, unsigned rank);
+json_t *report_u64(uint64_t v);
+
+#endif
