@@ -13,49 +13,16 @@ A tensor is a `Tensor(dtype, shape, data)` with safetensors' name of the dtype a
 write anything, wrong things included.  Same arguments, same bytes.
 """
 import copy
-import json
 import re
+import sys
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-# ---------------------------------------------------------------------------------------------------- tensors
-
-
-@dataclass
-class Tensor:
-    dtype: str  # "F32", "F16", "BF16", "I64", ... as in a safetensors header
-    shape: tuple
-    data: bytes
-
-
-def tensor(array, dtype="BF16"):
-    """A float array in one of the three dtypes of checkpoints, rounded to nearest even."""
-    a = np.ascontiguousarray(array, np.float32)
-    if dtype == "F32":
-        raw = a
-    elif dtype == "F16":
-        raw = a.astype(np.float16)
-    elif dtype == "BF16":
-        bits = a.view(np.uint32).astype(np.uint64)
-        raw = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    else:
-        raise ValueError(f"no float dtype {dtype}")
-    return Tensor(dtype, a.shape, raw.tobytes())
-
-
-def write_safetensors(path, tensors, metadata=None, align=8):
-    """Tensors in the order given, without gaps; the header is padded with spaces to a multiple of `align`."""
-    header, end = {}, 0
-    if metadata:
-        header["__metadata__"] = metadata
-    for name, t in tensors.items():
-        header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [end, end + len(t.data)]}
-        end += len(t.data)
-    write_raw_safetensors(path, json.dumps(header, separators=(",", ":")), b"".join(t.data for t in tensors.values()),
-                          align)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from checkpoint_files import Tensor, tensor, write_json, write_safetensors, write_shards  # noqa: E402,F401
 
 
 def write_raw_safetensors(path, header, data, align=1):
@@ -63,30 +30,6 @@ def write_raw_safetensors(path, header, data, align=1):
     text = header.encode()
     text += b" " * (-len(text) % align)
     Path(path).write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
-def write_shards(folder, tensors, shards):
-    """One model.safetensors, or `shards` files of about equal size and their index."""
-    folder = Path(folder)
-    if shards == 1:
-        write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-        return
-    total = sum(len(t.data) for t in tensors.values())
-    parts = [{} for _ in range(shards)]
-    done = 0
-    for name, t in tensors.items():
-        parts[min(done * shards // total, shards - 1)][name] = t
-        done += len(t.data)
-    where = {}
-    for i, part in enumerate(parts):
-        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
-        write_safetensors(folder / file, part, {"format": "pt"})
-        where.update(dict.fromkeys(part, file))
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def write_json(path, value):
-    Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------- families

@@ -1,0 +1,38 @@
+# Sourced by the scripts beside it: where things lie, steps with their times, and a private Python environment.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=$ROOT/.cache # downloads, Python environments, the demo's model; safe to delete
+LOG=$CACHE/log
+mkdir -p "$CACHE"
+
+# step TITLE COMMAND...: runs quietly and prints the time it took; on failure what it said.
+step() {
+    local title=$1 begin=$EPOCHREALTIME
+    shift
+    printf '%-62s' "$title" >&2
+    if ! "$@" </dev/null >"$LOG" 2>&1; then
+        printf 'FAILED\n' >&2
+        tail -n 60 "$LOG" >&2
+        return 1
+    fi
+    printf '%6d.%d s\n' $(((${EPOCHREALTIME/./} - ${begin/./}) / 1000000)) \
+        $(((${EPOCHREALTIME/./} - ${begin/./}) / 100000 % 10)) >&2
+}
+
+# size PATH: in MiB, what du would say of the files' lengths.
+size() {
+    echo "$(($(du -sbL "$1" | cut -f1) / 1048576)) MiB"
+}
+
+# venv NAME: .cache/venv-NAME holds exactly the versions of scripts/requirements-NAME.txt; remade when those change.
+venv() {
+    local home=$CACHE/venv-$1 want
+    want=$(cat "$ROOT"/scripts/requirements-*.txt | sha256sum)
+    if [ "$(cat "$home/made-from" 2>/dev/null)" != "$want" ]; then
+        rm -rf "$home"
+        /usr/bin/python3 -m venv "$home"
+        "$home/bin/pip" install --no-deps --only-binary :all: -r "$ROOT/scripts/requirements-$1.txt"
+        echo "$want" >"$home/made-from"
+    fi
+}

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds with AddressSanitizer and UndefinedBehaviorSanitizer and runs all tests: units by ctest, then end to end by pytest.
+# A release build is made too, for the tests where speed matters.  Sets itself up: packages, Python environment.
+#
+#     scripts/test.sh [ARGUMENTS FOR PYTEST]
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+
+build() {
+    cmake --preset "$1"
+    cmake --build --preset "$1"
+}
+
+step "Debian packages (scripts/setup.sh --tests)" scripts/setup.sh --tests
+step "Python environment: .cache/venv-test" venv test
+step "build with sanitizers: build/asan" build asan
+step "build for speed: build/release" build release
+
+failed=0
+ctest --test-dir build/asan --output-on-failure -j "$(nproc)" || failed=1
+WEIGHBRIDGE=build/asan/weighbridge WEIGHBRIDGE_RELEASE=build/release/weighbridge \
+    .cache/venv-test/bin/python -m pytest -q tests/e2e "$@" || failed=1
+exit $failed
