@@ -14,7 +14,7 @@ packages=(
 case "${1-}" in
 '') ;;
 --tests)
-    packages+=(libcmocka-dev clang libclang-rt-14-dev clang-format valgrind
+    packages+=(libcmocka-dev clang libclang-rt-dev clang-format valgrind
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user) # NEON code runs under qemu
     ;;
 *)
