@@ -10,6 +10,15 @@
 
 enum { COPY_PIECE = 1 << 20 };
 
+int file_open_read(const char *path, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
+
+    return fd < 0 ? err_errno(e, errno, "%s: cannot be opened", path) : fd;
+}
+
+void file_close(int fd) { close(fd); }
+
 int file_identify(int fd, const char *name, struct file_id *id, struct err *e)
 {
     struct stat st;
@@ -49,8 +58,8 @@ int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, stru
         if (got < 0)
             return err_errno(e, errno, "%s: read at %llu", name, (unsigned long long)(off + done));
         if (!got)
-            return err_set(e, ERR_FORMAT, "%s: ends at %llu, %zu bytes too early", name, (unsigned long long)(off + done),
-                           n - done);
+            return err_set(e, ERR_FORMAT, "%s: ends at %llu, %zu bytes too early", name,
+                           (unsigned long long)(off + done), n - done);
         done += (size_t)got;
     }
     return 0;
@@ -74,16 +83,16 @@ int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t of
 
 int file_read(const char *path, size_t most, char **text, size_t *n, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
+    int fd = file_open_read(path, e), ret = -1;
     struct file_id id;
-    int ret = -1;
 
     if (fd < 0)
-        return err_errno(e, errno, "%s: cannot be opened", path);
+        return -1;
     if (file_identify(fd, path, &id, e))
         goto out;
     if (id.bytes > most) {
-        err_set(e, ERR_RANGE, "%s: has %llu bytes, at most %zu are accepted here", path, (unsigned long long)id.bytes, most);
+        err_set(e, ERR_RANGE, "%s: has %llu bytes, at most %zu are accepted here", path, (unsigned long long)id.bytes,
+                most);
         goto out;
     }
     if (!(*text = malloc(id.bytes + 1))) {
@@ -128,12 +137,12 @@ int file_create_whole(int dir_fd, const char *name, const char *shown, const voi
 
 int file_copy(const char *from, int dir_fd, const char *name, const char *shown, struct err *e)
 {
-    int in = open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK), out, ret = 0;
+    int in = file_open_read(from, e), out, ret = 0;
     struct file_id id;
     char *piece;
 
     if (in < 0)
-        return err_errno(e, errno, "%s: cannot be opened", from);
+        return -1;
     if (file_identify(in, from, &id, e) || (out = create(dir_fd, name, shown, e)) < 0) {
         close(in);
         return -1;

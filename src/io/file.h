@@ -15,6 +15,10 @@ struct file_id {
     int64_t mtime_ns;
 };
 
+/* For reading; the caller gives it back with file_close. -1 and a message on failure. */
+int file_open_read(const char *path, struct err *e);
+void file_close(int fd);
+
 /* Of an open file. */
 int file_identify(int fd, const char *name, struct file_id *id, struct err *e);
 bool file_same(const struct file_id *a, const struct file_id *b);
@@ -32,7 +36,8 @@ int file_copy(const char *from, int dir_fd, const char *name, const char *shown,
 /* Free bytes that we may use on the file system that holds `path`. */
 int file_space(const char *path, uint64_t *bytes, struct err *e);
 
-/* Whole positioned read of an open file, retried until n bytes are there; fewer is an error that says where it ended. */
+/* Whole positioned read of an open file, retried until n bytes are there; fewer is an error that says where it ended.
+ */
 int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e);
 int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t off, struct err *e);
 

@@ -1,0 +1,291 @@
+/* inspect.c - wb_inspect: what a directory holds, checkpoint or export. */
+#include <weighbridge.h>
+#include "base/json.h"
+#include "emit/onnx_read.h"
+#include "front/front.h"
+#include "front/report.h"
+#include <stdlib.h>
+#include <string.h>
+
+static void put(json_t *o, const char *key, json_t *v) { json_object_set_new(o, key, v); }
+static void put_u64(json_t *o, const char *key, uint64_t v) { put(o, key, report_u64(v)); }
+static void put_text(json_t *o, const char *key, const char *v) { put(o, key, v ? json_string(v) : json_null()); }
+
+static json_t *tensor_entry(const char *name, const char *dtype, json_t *shape, uint64_t bytes, const char *file,
+                            json_t *off)
+{
+    json_t *o = json_object();
+
+    put_text(o, "name", name);
+    put_text(o, "dtype", dtype);
+    put(o, "shape", shape);
+    put_u64(o, "bytes", bytes);
+    put_text(o, "file", file);
+    put(o, "offset", off);
+    return o;
+}
+
+/* Adds to the entry of a dtype or file in a list of {key, tensors, bytes}. */
+static void tally(json_t *list, const char *key, const char *value, uint64_t bytes)
+{
+    json_t *o;
+    size_t i;
+
+    json_array_foreach(list, i, o)
+    {
+        if (!strcmp(json_string_value(json_object_get(o, key)), value)) {
+            put_u64(o, "tensors", (uint64_t)json_integer_value(json_object_get(o, "tensors")) + 1);
+            put_u64(o, "bytes", (uint64_t)json_integer_value(json_object_get(o, "bytes")) + bytes);
+            return;
+        }
+    }
+    o = json_object();
+    put_text(o, key, value);
+    put_u64(o, "tensors", 1);
+    put_u64(o, "bytes", bytes);
+    json_array_append_new(list, o);
+}
+
+static json_t *ckpt_files(const struct checkpoint *c)
+{
+    uint64_t *n = xmalloc((c->files_n + 1) * sizeof *n);
+    json_t *list = json_array();
+
+    memset(n, 0, (c->files_n + 1) * sizeof *n);
+    for (size_t i = 0; i < c->tensors_n; i++)
+        n[c->tensor[i].file]++;
+    for (size_t i = 0; i < c->files_n; i++) {
+        json_t *o = json_object();
+
+        put_text(o, "name", c->file[i].name);
+        put_u64(o, "bytes", c->file[i].id.bytes);
+        put_u64(o, "tensors", n[i]);
+        json_array_append_new(list, o);
+    }
+    free(n);
+    return list;
+}
+
+static void put_tensors(json_t *doc, const struct checkpoint *c)
+{
+    json_t *tensors = json_array(), *dtypes = json_array();
+
+    for (size_t i = 0; i < c->tensors_n; i++) {
+        const struct tensor *t = &c->tensor[i];
+
+        json_array_append_new(tensors, tensor_entry(t->name, t->dtype_text, report_shape(t->shape, t->rank), t->bytes,
+                                                    c->file[t->file].name, report_u64(t->off)));
+        tally(dtypes, "dtype", t->dtype_text, t->bytes);
+    }
+    put(doc, "files", ckpt_files(c));
+    put(doc, "tensors", tensors);
+    put(doc, "dtypes", dtypes);
+    put_u64(doc, "bytes", c->bytes);
+}
+
+static json_t *config_summary(const struct model *m)
+{
+    const json_t *config = m->ckpt->config;
+    json_t *o = json_object(), *architectures = json_object_get(config, "architectures");
+
+    put_text(o, "model_type", json_string_value(json_object_get(config, "model_type")));
+    put(o, "architectures", architectures ? json_incref(architectures) : json_null());
+    put_u64(o, "hidden_size", m->hidden_size);
+    put_u64(o, "layers", m->layers);
+    put_u64(o, "heads", m->heads);
+    put_u64(o, "kv_heads", m->kv_heads);
+    put_u64(o, "head_dim", m->head_dim);
+    put_u64(o, "vocab", m->vocab_size);
+    put(o, "tied", json_boolean(m->tied));
+    put_text(o, "stored", stored_formats[0].name);
+    return o;
+}
+
+static void add_problem(json_t *problems, struct err *e)
+{
+    if (e->kind)
+        json_array_append_new(problems, json_string(e->msg));
+    *e = (struct err){ 0 };
+}
+
+/* What an export would stumble over, besides the files themselves. */
+static void model_part(json_t *doc, const struct checkpoint *c, struct arena *a, json_t *problems)
+{
+    struct notes notes = { 0 };
+    struct graph g = { 0 };
+    struct model m = { 0 };
+    struct err e = { 0 };
+
+    if (!model_open(&m, c, a, &notes, &e)) {
+        put(doc, "config", config_summary(&m));
+        decoder_build(&g, &m, dialects[0], a, &e);
+        model_weight(&m, "embed_tokens.weight", m.vocab_size, m.hidden_size);
+        model_check(&m, &e);
+    }
+    put_text(doc, "family", m.family ? m.family->model_type : NULL);
+    add_problem(problems, &e);
+    put(doc, "notes", report_notes(&notes));
+    graph_release(&g);
+    notes_release(&notes);
+    model_close(&m);
+}
+
+static json_t *inspect_checkpoint(const char *path, struct arena *a, struct err *e)
+{
+    json_t *doc = json_object(), *problems = json_array();
+    struct notes notes = { 0 };
+    struct checkpoint c = { 0 };
+
+    put_text(doc, "kind", "checkpoint");
+    put_text(doc, "path", path);
+    if (ckpt_open(&c, path, a, &notes, e)) {
+        json_decref(doc);
+        json_decref(problems);
+        doc = NULL;
+    } else {
+        put_text(doc, "container", c.container);
+        model_part(doc, &c, a, problems);
+        put_tensors(doc, &c);
+        for (size_t i = 0; i < notes.n; i++)
+            json_array_append_new(notes.v[i].warning ? problems : json_object_get(doc, "notes"),
+                                  json_string(notes.v[i].text));
+        put(doc, "problems", problems);
+    }
+    ckpt_close(&c);
+    notes_release(&notes);
+    return doc;
+}
+
+static json_t *onnx_values(Onnx__ValueInfoProto *const *v, size_t n)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < n; i++) {
+        const Onnx__TypeProto *type = v[i]->type;
+        const Onnx__TypeProto__Tensor *t =
+            type && type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE ? type->tensor_type : NULL;
+        json_t *o = json_object(), *shape = json_array();
+
+        for (size_t k = 0; t && t->shape && k < t->shape->n_dim; k++) {
+            const Onnx__TensorShapeProto__Dimension *d = t->shape->dim[k];
+
+            json_array_append_new(shape, d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM
+                                             ? json_string(d->dim_param)
+                                             : json_integer(d->dim_value));
+        }
+        put_text(o, "name", v[i]->name);
+        put_text(o, "dtype", dtype_name(onnx_dtype(t ? t->elem_type : 0)));
+        put(o, "shape", shape);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *onnx_facts(const Onnx__ModelProto *m)
+{
+    json_t *o = json_object(), *opsets = json_object();
+
+    for (size_t i = 0; i < m->n_metadata_props; i++)
+        if (m->metadata_props[i]->key)
+            put_text(o, m->metadata_props[i]->key, m->metadata_props[i]->value);
+    put_text(o, "producer", m->producer_name);
+    put_text(o, "producer_version", m->producer_version);
+    put(o, "ir_version", json_integer(m->ir_version));
+    for (size_t i = 0; i < m->n_opset_import; i++)
+        put(opsets, m->opset_import[i]->domain ? m->opset_import[i]->domain : "",
+            json_integer(m->opset_import[i]->version));
+    put(o, "opsets", opsets);
+    put(o, "nodes", json_integer((json_int_t)m->graph->n_node));
+    return o;
+}
+
+static int file_bytes(const char *path, uint64_t *bytes, struct err *e)
+{
+    int fd = file_open_read(path, e), ret;
+    struct file_id id;
+
+    if (fd < 0)
+        return -1;
+    ret = file_identify(fd, path, &id, e);
+    *bytes = id.bytes;
+    file_close(fd);
+    return ret;
+}
+
+/* An initializer's place against the size of its file. */
+static void check_place(const char *dir, const Onnx__TensorProto *t, const struct onnx_place *p, struct arena *a,
+                        struct err *e)
+{
+    uint64_t bytes, end;
+
+    if (!p->external || file_bytes(arena_printf(a, "%s/%s", dir, p->location), &bytes, e))
+        return;
+    if (__builtin_add_overflow(p->off, p->bytes, &end) || end > bytes)
+        err_set(e, ERR_FORMAT, "%s: reaches to byte %llu of %s, which has %llu: the file is cut short", t->name,
+                (unsigned long long)end, p->location, (unsigned long long)bytes);
+}
+
+static void onnx_tensors(json_t *doc, const Onnx__ModelProto *m, const char *dir, struct arena *a, json_t *problems)
+{
+    json_t *tensors = json_array(), *dtypes = json_array(), *files = json_array();
+    uint64_t all = 0;
+
+    for (size_t i = 0; i < m->graph->n_initializer; i++) {
+        const Onnx__TensorProto *t = m->graph->initializer[i];
+        const char *dtype = dtype_name(onnx_dtype(t->data_type)), *file;
+        json_t *shape = json_array();
+        struct onnx_place p;
+        struct err e = { 0 };
+
+        if (!onnx_place(t, &p, &e))
+            check_place(dir, t, &p, a, &e);
+        file = p.external && p.location ? p.location : "model.onnx";
+        for (size_t k = 0; k < t->n_dims; k++)
+            json_array_append_new(shape, json_integer(t->dims[k]));
+        json_array_append_new(
+            tensors, tensor_entry(t->name, dtype, shape, p.bytes, file, p.external ? report_u64(p.off) : json_null()));
+        tally(dtypes, "dtype", dtype, p.bytes);
+        tally(files, "name", file, p.bytes);
+        all += p.bytes;
+        if (json_array_size(problems) < ERR_LINES)
+            add_problem(problems, &e);
+    }
+    put(doc, "tensors", tensors);
+    put(doc, "dtypes", dtypes);
+    put(doc, "files", files);
+    put_u64(doc, "bytes", all);
+}
+
+static json_t *inspect_export(const char *path, struct arena *a, struct err *e)
+{
+    Onnx__ModelProto *m = onnx_load(arena_printf(a, "%s/model.onnx", path), e);
+    json_t *doc, *problems;
+
+    if (!m)
+        return NULL;
+    doc = json_object();
+    problems = json_array();
+    put_text(doc, "kind", "export");
+    put_text(doc, "path", path);
+    put_text(doc, "container", "onnx");
+    put(doc, "metadata", onnx_facts(m));
+    put(doc, "inputs", onnx_values(m->graph->input, m->graph->n_input));
+    put(doc, "outputs", onnx_values(m->graph->output, m->graph->n_output));
+    onnx_tensors(doc, m, path, a, problems);
+    put(doc, "problems", problems);
+    onnx_free(m);
+    return doc;
+}
+
+int wb_inspect(const char *path, char **description, struct wb_error *error)
+{
+    struct arena a = { 0 };
+    struct err e = { 0 };
+    json_t *doc = file_exists(arena_printf(&a, "%s/model.onnx", path)) ? inspect_export(path, &a, &e)
+                                                                       : inspect_checkpoint(path, &a, &e);
+
+    if (doc)
+        *description = report_text(doc);
+    arena_release(&a);
+    return front_result(&e, error);
+}
