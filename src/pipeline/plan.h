@@ -3,52 +3,57 @@
  * A slab is a piece of an output file that is written as one: `runs` runs of
  * `run_bytes`, `file_pitch` apart in the file and `buf_pitch` apart in its buffer
  * (a contiguous piece is one run).  A tile is one bounded read; its jobs
- * transform it into one or more slabs (tied weights: one read, two slabs).
- * Two kinds of slab, by the memory that holds them:
+ * transform it into one or more slabs: where several items come from one source
+ * tensor (tied weights), it is read once.  Two kinds of slab, by the memory that
+ * holds them:
  *   stream  contiguous pieces that one tile fills whole: fixed slots
  *   panel   a transposed tensor, or as many of its source rows as fit (row panel):
  *           an area of its own, used as a ring of bytes
  * Tiles come in the order of source files and offsets, slabs in the order in
- * which tiles open them. */
+ * which tiles open them; so the slabs of an item come in the order of the file.
+ *
+ * What stands between two items in a file is zeros: the contiguous slab that ends
+ * an item is padded to LAYOUT_ALIGN, and behind row panels a new file is zeros
+ * anyway.  The padded end of a file's last slab is cut off when all is written. */
 #ifndef PIPELINE_PLAN_H
 #define PIPELINE_PLAN_H
 #include <stdbool.h>
 #include "checkpoint/checkpoint.h"
 #include "emit/layout.h"
 
-enum slab_pool { SLAB_STREAM, SLAB_PANEL };
+enum slab_pool { SLAB_STREAM, SLAB_PANEL, SLAB_POOLS };
 
 struct slab_plan {
     enum slab_pool pool;
-    unsigned item; /* index into layout.item */
-    unsigned file;
-    uint64_t off;                             /* of the first run in the file */
-    uint64_t runs, run_bytes;                 /* what is written, padding included */
-    uint64_t buf_pitch, file_pitch;           /* bytes */
-    uint64_t buf_bytes;                       /* its room in the pool */
-    uint64_t payload;                         /* bytes of the tensor in it, padding aside */
-    unsigned jobs;                            /* that fill it */
+    bool direct;              /* one run, aligned at both ends: fit for direct I/O */
+    unsigned item;            /* index into layout.item */
+    unsigned file;            /* index into layout.file */
+    uint64_t off;             /* of the first run in the file */
+    uint64_t runs, run_bytes; /* what is written, padding included */
+    uint64_t buf_pitch, file_pitch;
+    uint64_t buf_bytes; /* its room in the pool */
+    uint64_t payload;   /* bytes of the item in it, padding aside */
+    unsigned jobs;      /* that fill it */
 };
 
 struct job_plan {
     const struct transform *transform;
-    uint64_t slab;           /* index */
-    uint64_t dst_off;        /* in the slab's buffer */
-    uint64_t src_off;        /* from the tile's first byte */
-    size_t src_pitch, dst_pitch, rows, cols; /* see struct job */
+    uint64_t slab;                           /* index */
+    uint64_t dst_off;                        /* in the slab's buffer */
+    size_t src_pitch, dst_pitch, rows, cols; /* see struct job; its source is the tile's first byte */
 };
 
 struct tile_plan {
-    unsigned file;         /* of the checkpoint */
-    uint64_t off;          /* in it */
-    size_t bytes;
-    uint64_t job;          /* its first job */
+    unsigned file; /* of the checkpoint */
     unsigned jobs;
+    uint64_t off; /* in the file */
+    size_t bytes;
+    uint64_t job; /* its first job */
 };
 
 struct plan_budget {
-    uint64_t memory;   /* bytes for all buffers of the run */
-    unsigned threads;  /* workers */
+    uint64_t memory;  /* bytes for all buffers of the run */
+    unsigned threads; /* workers, at least 1 */
 };
 
 struct plan {
@@ -60,20 +65,23 @@ struct plan {
     uint64_t slabs_n, jobs_n, tiles_n;
     /* buffers */
     unsigned tile_slots, stream_slots;
-    size_t tile_bytes;   /* of a slot, rounding out aside */
-    size_t stream_bytes; /* of a slot */
-    size_t panel_bytes;  /* of the panel area */
-    uint64_t buffers;    /* all of them: at most budget.memory */
-    uint64_t to_read, to_write; /* bytes */
-    uint64_t paneled;    /* tensors that need more than one row panel */
+    size_t tile_bytes;          /* of a tile at most */
+    size_t stream_bytes;        /* of a stream slot */
+    size_t panel_bytes;         /* of the panel area */
+    uint64_t buffers;           /* all of them: at most budget.memory */
+    uint64_t to_read, to_write; /* bytes; rounding out to blocks aside */
+    uint64_t paneled;           /* items that need more than one row panel */
     struct arena *arena;
 };
 
-/* The least budget that any layout is planned for, and the command line's default. */
-#define PLAN_MEMORY_MIN (16ull << 20)
+/* Room of a tile in memory: a direct read is rounded out to blocks at both ends. */
+size_t plan_tile_room(const struct plan *p);
+
+/* The least budget that the command line accepts, and its default. */
+#define PLAN_MEMORY_MIN     (16ull << 20)
 #define PLAN_MEMORY_DEFAULT (512ull << 20)
 
-/* Fails when a single row of a tensor does not fit the budget, saying what would. */
+/* Fails when not even one row of a tensor fits the budget, saying what would. */
 int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l, const struct plan_budget *b,
               struct arena *a, struct err *e);
 

@@ -1,0 +1,478 @@
+/* plan.c - three steps: which items share a source tensor; how large the buffers may be;
+ * and the cut of each group of items into panels of rows and those into tiles.
+ *
+ * An item that may be cut anywhere counts as one long row; a tile of it is a piece
+ * of that row.  A transposed item is cut into whole rows, and only where a single
+ * row is longer than a tile into pieces of a row.  So one loop cuts both, and
+ * items of both kinds that share a source. */
+#include "pipeline/plan.h"
+#include <stdlib.h>
+#include <string.h>
+#include "io/io.h"
+
+enum {
+    TILE_BYTES_MAX = 4 << 20,  /* reads of 1-4 MiB are the quickest that a disk gives */
+    TILE_BYTES_MIN = 32 << 10, /* PIECE elements of 8 bytes */
+    READ_AHEAD = 6,            /* tiles in flight or waiting, besides those in work */
+    STREAM_SLOTS = 4,
+    PANEL_USEFUL = 64 << 20, /* beyond it, only as much as two of the largest panels need */
+    PIECE = LAYOUT_ALIGN,    /* elements: a multiple of it is a multiple of LAYOUT_ALIGN bytes, for any dtype */
+    LINE = 64,               /* bytes: two threads should not write to one cache line */
+    BAND = 32,               /* rows: as many fp16 numbers fill a line */
+};
+
+/* No tensor is larger than 4 PiB; so sums of a few sizes stay within 64 bits. */
+#define BYTES_MAX (1ull << 52)
+
+struct use { /* of a source tensor by an item */
+    unsigned item;
+    struct recipe_plain plain;
+    unsigned dst;  /* bytes of a result element */
+    bool panel;    /* its result collects all rows: TRANSFORM's CUT_ROWS */
+    uint64_t slab; /* that is being filled: its row panel */
+};
+
+struct group { /* the items of one source tensor */
+    struct use *use;
+    size_t uses;
+    const struct tensor *source;
+    uint64_t rows, cols;
+    unsigned src;                   /* bytes of a source element */
+    unsigned streams, panels;       /* uses of either kind */
+    unsigned stream_dst, panel_dst; /* bytes of their largest element; 1 when there is none */
+};
+
+struct demand {       /* of all groups */
+    unsigned streams; /* at most of a tile */
+    bool panels;
+    uint64_t panel_most; /* bytes of the largest whole tensor (or tensors, where a group has several) */
+    uint64_t panel_all;  /* bytes of all of them */
+};
+
+static uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
+static uint64_t round_down(uint64_t v, uint64_t to) { return v / to * to; }
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+size_t plan_tile_room(const struct plan *p) { return p->tile_bytes + 2 * IO_ALIGN; }
+
+/* ---- what is used by whom ---- */
+
+static int use_check(const struct placed *item, const struct use *u, struct err *e)
+{
+    const struct recipe_plain *plain = &u->plain;
+    uint64_t elements, bytes;
+
+    if (__builtin_mul_overflow(plain->rows, plain->cols, &elements) || elements != plain->source->elements ||
+        __builtin_mul_overflow(elements, dtype_bytes(plain->transform->src), &bytes) || bytes != plain->source->bytes ||
+        __builtin_mul_overflow(elements, u->dst, &bytes) || bytes != item->bytes || item->off % LAYOUT_ALIGN ||
+        bytes > BYTES_MAX)
+        return err_set(e, ERR_INTERNAL, "%s: its place in the layout does not fit its source %s", item->name,
+                       plain->source->name);
+    return 0;
+}
+
+static int use_order(const void *a, const void *b)
+{
+    const struct use *x = a, *y = b;
+    const struct tensor *s = x->plain.source, *t = y->plain.source;
+
+    if (s->file != t->file)
+        return s->file < t->file ? -1 : 1;
+    if (s->off != t->off)
+        return s->off < t->off ? -1 : 1;
+    return x->item < y->item ? -1 : 1;
+}
+
+static struct use *uses_collect(const struct layout *l, struct err *e)
+{
+    struct use *use = xmalloc(l->items_n * sizeof *use);
+
+    for (size_t i = 0; i < l->items_n; i++) {
+        struct use *u = &use[i];
+
+        *u = (struct use){ .item = (unsigned)i };
+        if (recipe_plain(l->item[i].recipe, &u->plain, e))
+            goto fail;
+        u->dst = dtype_bytes(u->plain.transform->dst);
+        u->panel = u->plain.transform->cut == CUT_ROWS;
+        if (use_check(&l->item[i], u, e))
+            goto fail;
+    }
+    qsort(use, l->items_n, sizeof *use, use_order);
+    return use;
+fail:
+    free(use);
+    return NULL;
+}
+
+static void group_add(struct group *g, const struct use *u)
+{
+    g->uses++;
+    if (!u->panel) {
+        g->streams++;
+        g->stream_dst = u->dst > g->stream_dst ? u->dst : g->stream_dst;
+        return;
+    }
+    g->panels++;
+    g->panel_dst = u->dst > g->panel_dst ? u->dst : g->panel_dst;
+    g->rows = u->plain.rows;
+    g->cols = u->plain.cols;
+}
+
+/* Returns how many groups; at most as many as items. */
+static size_t groups_make(struct group *group, struct use *use, size_t uses)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < uses; i++) {
+        const struct tensor *t = use[i].plain.source;
+
+        if (!n || group[n - 1].source != t)
+            group[n++] = (struct group){ .use = &use[i],
+                                         .source = t,
+                                         .rows = 1,
+                                         .cols = t->elements,
+                                         .src = dtype_bytes(t->dtype),
+                                         .stream_dst = 1,
+                                         .panel_dst = 1 };
+        group_add(&group[n - 1], &use[i]);
+    }
+    return n;
+}
+
+/* ---- sizes of buffers ---- */
+
+/* From a row of the result to the next, in the buffer of a row panel. */
+static uint64_t panel_pitch(uint64_t rows, unsigned dst)
+{
+    return rows * dst < LINE ? rows * dst : round_up(rows * dst, LINE);
+}
+
+static uint64_t panel_room(const struct group *g, uint64_t rows, unsigned dst)
+{
+    uint64_t pitch = rows == g->rows ? rows * dst : panel_pitch(rows, dst);
+
+    return round_up(g->cols * pitch, LAYOUT_ALIGN);
+}
+
+static struct demand demand_of(const struct group *group, size_t groups)
+{
+    struct demand d = { 0 };
+
+    for (size_t i = 0; i < groups; i++) {
+        const struct group *g = &group[i];
+        uint64_t room = g->panels * panel_room(g, g->rows, g->panel_dst);
+
+        d.streams = g->streams > d.streams ? g->streams : d.streams;
+        d.panels |= g->panels > 0;
+        d.panel_most = most(d.panel_most, room);
+        if (__builtin_add_overflow(d.panel_all, room, &d.panel_all))
+            d.panel_all = UINT64_MAX;
+    }
+    return d;
+}
+
+static uint64_t fixed_bytes(const struct plan *p)
+{
+    return (uint64_t)p->tile_slots * plan_tile_room(p) + (uint64_t)p->stream_slots * p->stream_bytes;
+}
+
+/* Tiles and stream slabs get two fifths of the memory at most, as long as row panels want the rest. */
+static bool sizes_choose(struct plan *p, const struct plan_budget *b, const struct demand *d)
+{
+    uint64_t share = d->panels ? b->memory / 5 * 2 : b->memory;
+
+    p->tile_slots = b->threads + READ_AHEAD;
+    p->stream_slots = d->streams ? (unsigned)most(STREAM_SLOTS, 2 * d->streams) : 0;
+    for (p->tile_bytes = TILE_BYTES_MAX;; p->tile_bytes /= 2) {
+        p->stream_bytes = p->tile_bytes;
+        if (fixed_bytes(p) <= share || p->tile_bytes == TILE_BYTES_MIN)
+            break;
+    }
+    while (fixed_bytes(p) > share && p->tile_slots > 2)
+        p->tile_slots--;
+    while (fixed_bytes(p) > share && p->stream_slots > d->streams)
+        p->stream_slots--;
+    if (fixed_bytes(p) > b->memory)
+        return false;
+    p->panel_bytes = round_down(b->memory - fixed_bytes(p), LAYOUT_ALIGN);
+    p->panel_bytes = least(p->panel_bytes, d->panel_all);
+    p->panel_bytes = least(p->panel_bytes, most(2 * d->panel_most, PANEL_USEFUL));
+    p->buffers = fixed_bytes(p) + p->panel_bytes;
+    return true;
+}
+
+/* The least memory, in MiB, that leaves `panel` bytes for row panels. */
+static uint64_t memory_for(const struct plan_budget *b, const struct demand *d, uint64_t panel)
+{
+    struct plan p;
+    struct plan_budget more = { round_up(most(panel, PLAN_MEMORY_MIN), 1 << 20), b->threads };
+
+    while (!sizes_choose(&p, &more, d) || p.panel_bytes < panel)
+        more.memory += 1 << 20;
+    return more.memory >> 20;
+}
+
+static int sizes_check(const struct plan *p, const struct plan_budget *b, const struct demand *d,
+                       const struct group *group, size_t groups, struct err *e)
+{
+    for (size_t i = 0; i < groups; i++) {
+        const struct group *g = &group[i];
+        uint64_t row = g->panels * panel_room(g, 1, g->panel_dst);
+
+        if (g->panels && g->rows && row > p->panel_bytes)
+            return err_set(e, ERR_RANGE,
+                           "%s: one of its rows needs %llu bytes of the memory budget, and --memory %lluM leaves %zu "
+                           "for it: use --memory %lluM",
+                           g->source->name, (unsigned long long)row, (unsigned long long)(b->memory >> 20),
+                           p->panel_bytes, (unsigned long long)memory_for(b, d, row));
+    }
+    return 0;
+}
+
+/* ---- the cut ---- */
+
+struct cutter {
+    struct plan *p;
+    uint64_t slabs_cap, jobs_cap, tiles_cap;
+};
+
+static void *room_for_one(void *v, uint64_t n, uint64_t *cap, size_t each)
+{
+    if (n < *cap)
+        return v;
+    *cap = *cap ? *cap * 2 : 256;
+    return xrealloc(v, *cap * each);
+}
+
+/* LAYOUT_ALIGN is a power of two; so is this: the fewest rows whose results end at a multiple of it, in every stream
+ * slab. */
+static uint64_t rows_aligned(const struct group *g)
+{
+    uint64_t q = 1;
+
+    for (size_t i = 0; i < g->uses; i++)
+        while (!g->use[i].panel && q * (g->cols * g->use[i].dst % LAYOUT_ALIGN) % LAYOUT_ALIGN)
+            q *= 2;
+    return q;
+}
+
+/* Preferred steps in rows, best first: aligned and whole lines, aligned, whole lines, any. */
+struct steps {
+    uint64_t step[4];
+};
+
+static struct steps steps_of(const struct group *g)
+{
+    uint64_t q = rows_aligned(g);
+
+    return (struct steps){ { most(q, BAND), q, BAND, 1 } };
+}
+
+/* Rows of a row panel: as many as fit, evenly over the panels. */
+static uint64_t rows_of_panel(const struct plan *p, const struct group *g)
+{
+    struct steps s = steps_of(g);
+    uint64_t pitch, fit, even;
+
+    if (!g->panels || g->panels * panel_room(g, g->rows, g->panel_dst) <= p->panel_bytes)
+        return g->rows;
+    pitch = round_down(p->panel_bytes / g->panels, LAYOUT_ALIGN) / g->cols;
+    fit = (pitch < LINE ? pitch : round_down(pitch, LINE)) / g->panel_dst;
+    even = g->rows / ((g->rows + fit - 1) / fit);
+    even += even * ((g->rows + fit - 1) / fit) < g->rows;
+    for (size_t i = 0;; i++)
+        if (round_up(even, s.step[i]) <= fit)
+            return round_up(even, s.step[i]);
+}
+
+/* Elements of a tile. */
+static uint64_t elements_of_tile(const struct plan *p, const struct group *g)
+{
+    return least(p->tile_bytes / g->src, g->streams ? p->stream_bytes / g->stream_dst : UINT64_MAX);
+}
+
+/* Rows of a tile; 0: not even one, rows are cut. */
+static uint64_t rows_of_tile(const struct plan *p, const struct group *g)
+{
+    struct steps s = steps_of(g);
+    uint64_t n = elements_of_tile(p, g) / g->cols;
+
+    for (size_t i = 0; n && n < g->rows; i++)
+        if (n >= s.step[i])
+            return round_down(n, s.step[i]);
+    return n;
+}
+
+/* `last`: it ends the item. */
+static uint64_t slab_add(struct cutter *c, struct slab_plan s, bool last)
+{
+    struct plan *p = c->p;
+    const struct placed *item = &p->layout->item[s.item];
+
+    s.file = item->file;
+    s.payload = s.runs * s.run_bytes;
+    if (s.runs == 1 && last && s.off % LAYOUT_ALIGN == 0)
+        s.run_bytes = round_up(s.run_bytes, LAYOUT_ALIGN);
+    s.direct = s.runs == 1 && s.off % LAYOUT_ALIGN == 0 && s.run_bytes % LAYOUT_ALIGN == 0;
+    p->slab = room_for_one(p->slab, p->slabs_n, &c->slabs_cap, sizeof *p->slab);
+    p->slab[p->slabs_n] = s;
+    p->to_write += s.runs * s.run_bytes;
+    return p->slabs_n++;
+}
+
+static uint64_t slab_stream(struct cutter *c, const struct use *u, uint64_t first, uint64_t n)
+{
+    const struct placed *item = &c->p->layout->item[u->item];
+    struct slab_plan s = { .pool = SLAB_STREAM,
+                           .item = u->item,
+                           .off = item->off + first * u->dst,
+                           .runs = 1,
+                           .run_bytes = n * u->dst,
+                           .buf_bytes = c->p->stream_bytes };
+
+    return slab_add(c, s, (first + n) * u->dst == item->bytes);
+}
+
+static uint64_t slab_panel(struct cutter *c, const struct group *g, const struct use *u, uint64_t r0, uint64_t rows)
+{
+    const struct placed *item = &c->p->layout->item[u->item];
+    bool whole = rows == g->rows;
+    struct slab_plan s = { .pool = SLAB_PANEL,
+                           .item = u->item,
+                           .off = item->off + r0 * u->dst,
+                           .runs = whole ? 1 : g->cols,
+                           .run_bytes = (whole ? g->cols : 1) * rows * u->dst,
+                           .buf_pitch = whole ? rows * u->dst : panel_pitch(rows, u->dst),
+                           .file_pitch = g->rows * u->dst,
+                           .buf_bytes = panel_room(g, rows, u->dst) };
+
+    c->p->paneled += !whole && !r0;
+    return slab_add(c, s, r0 + rows == g->rows);
+}
+
+static void job_add(struct cutter *c, const struct use *u, struct job_plan j)
+{
+    struct plan *p = c->p;
+
+    j.transform = u->plain.transform;
+    p->job = room_for_one(p->job, p->jobs_n, &c->jobs_cap, sizeof *p->job);
+    p->job[p->jobs_n++] = j;
+    p->slab[j.slab].jobs++;
+}
+
+struct rect { /* of the source; either whole rows or a piece of one row */
+    uint64_t row, rows, col, cols;
+};
+
+/* `r0`, `panel`: the row panel that the tile is a part of, and its rows. */
+static void tile_add(struct cutter *c, struct group *g, struct rect t, uint64_t r0, uint64_t panel)
+{
+    struct plan *p = c->p;
+    uint64_t first = t.row * g->cols + t.col, n = t.rows * t.cols;
+    struct tile_plan tile = { .file = g->source->file,
+                              .off = g->source->off + first * g->src,
+                              .bytes = (size_t)(n * g->src),
+                              .job = p->jobs_n,
+                              .jobs = (unsigned)g->uses };
+
+    for (size_t i = 0; i < g->uses; i++) {
+        struct use *u = &g->use[i];
+        struct job_plan j = { .rows = t.rows, .cols = t.cols, .src_pitch = t.cols * g->src };
+
+        if (u->panel) {
+            if (t.row == r0 && !t.col)
+                u->slab = slab_panel(c, g, u, r0, panel);
+            j.slab = u->slab;
+            j.dst_pitch = p->slab[j.slab].buf_pitch;
+            j.dst_off = t.col * j.dst_pitch + (t.row - r0) * u->dst;
+        } else {
+            j.slab = slab_stream(c, u, first, n);
+            j.dst_pitch = t.cols * u->dst;
+        }
+        job_add(c, u, j);
+    }
+    p->tile = room_for_one(p->tile, p->tiles_n, &c->tiles_cap, sizeof *p->tile);
+    p->tile[p->tiles_n++] = tile;
+    p->to_read += tile.bytes;
+}
+
+static void panel_cut(struct cutter *c, struct group *g, uint64_t r0, uint64_t panel)
+{
+    uint64_t rows = rows_of_tile(c->p, g), cols = round_down(elements_of_tile(c->p, g), PIECE);
+
+    for (uint64_t r = r0; r < r0 + panel; r += rows ? rows : 1) {
+        if (rows) {
+            tile_add(c, g, (struct rect){ r, least(rows, r0 + panel - r), 0, g->cols }, r0, panel);
+            continue;
+        }
+        for (uint64_t at = 0; at < g->cols; at += cols)
+            tile_add(c, g, (struct rect){ r, 1, at, least(cols, g->cols - at) }, r0, panel);
+    }
+}
+
+static void group_cut(struct cutter *c, struct group *g)
+{
+    uint64_t panel;
+
+    if (!g->source->elements)
+        return;
+    panel = rows_of_panel(c->p, g);
+    for (uint64_t r0 = 0; r0 < g->rows; r0 += panel)
+        panel_cut(c, g, r0, least(panel, g->rows - r0));
+}
+
+/* From a growing array to the arena. */
+static void *settle(struct arena *a, void *v, uint64_t n, size_t each)
+{
+    void *kept = arena_array(a, n, each);
+
+    if (n)
+        memcpy(kept, v, n * each);
+    free(v);
+    return kept;
+}
+
+static void cut(struct plan *p, struct group *group, size_t groups)
+{
+    struct cutter c = { .p = p };
+
+    for (size_t i = 0; i < p->layout->files_n; i++)
+        p->to_write += p->layout->file[i].head_bytes;
+    for (size_t i = 0; i < groups; i++)
+        group_cut(&c, &group[i]);
+    p->slab = settle(p->arena, p->slab, p->slabs_n, sizeof *p->slab);
+    p->job = settle(p->arena, p->job, p->jobs_n, sizeof *p->job);
+    p->tile = settle(p->arena, p->tile, p->tiles_n, sizeof *p->tile);
+}
+
+int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l, const struct plan_budget *b,
+              struct arena *a, struct err *e)
+{
+    struct use *use = uses_collect(l, e);
+    struct group *group = NULL;
+    struct demand d;
+    size_t groups;
+    int ret = -1;
+
+    *p = (struct plan){ .ckpt = c, .layout = l, .arena = a };
+    if (!use)
+        return -1;
+    group = xmalloc(l->items_n * sizeof *group);
+    groups = groups_make(group, use, l->items_n);
+    d = demand_of(group, groups);
+    if (!sizes_choose(p, b, &d)) {
+        err_set(e, ERR_RANGE, "a memory budget of %llu bytes is too little for %u threads: use --memory %lluM",
+                (unsigned long long)b->memory, b->threads, (unsigned long long)memory_for(b, &d, 0));
+        goto out;
+    }
+    if (sizes_check(p, b, &d, group, groups, e))
+        goto out;
+    cut(p, group, groups);
+    ret = 0;
+out:
+    free(group);
+    free(use);
+    return ret;
+}

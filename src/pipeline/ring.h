@@ -1,0 +1,82 @@
+/* ring.h - the one queue of the pipeline, and all of its memory.
+ *
+ *   reader -> tile slots -> workers -> slabs -> writer
+ *
+ * Tiles are handed to the reader in plan order, to workers the oldest loaded one
+ * first, and a slab to the writer when its last job is done.  Threads never talk
+ * to each other, only to the ring.  Memory is mapped once, before anything is
+ * written, and bounded: tile slots, stream slots, and the panel area, in which
+ * slabs stand one behind the other and begin again at the front (a ring of bytes).
+ *
+ * Why it cannot come to a halt.  A tile is handed out only when everything that it
+ * needs is free at once: a tile slot, a stream slot for each stream slab, room in
+ * the panel area for each panel that it opens.  So a tile on its way waits for
+ * nothing but its turn, and
+ *   - tile slots are freed by workers, which wait for nobody;
+ *   - a stream slab is filled by one tile; the writer takes stream slabs whatever
+ *     the state of panels, so stream slots are freed too;
+ *   - the tiles of an open panel need no more room there: it gets filled, then
+ *     written, in the order of opening, and makes room for the next.
+ * Whoever has I/O in flight asks without waiting (`wait` false): the room that it
+ * would wait for may come only from what it has not reaped. */
+#ifndef PIPELINE_RING_H
+#define PIPELINE_RING_H
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "pipeline/plan.h"
+
+enum slot_state { SLOT_FREE, SLOT_READING, SLOT_LOADED, SLOT_BUSY };
+
+struct tile_slot {
+    uint64_t tile; /* index into plan.tile */
+    enum slot_state state;
+    unsigned char *buf;       /* plan_tile_room() bytes, aligned for direct I/O */
+    const unsigned char *src; /* the tile's first byte: set by the reader */
+};
+
+struct slab_state {
+    unsigned char *buf; /* NULL: not opened, or its room is free again */
+    unsigned left;      /* jobs that are not done */
+    bool written;
+};
+
+struct ring {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    const struct plan *plan;
+    unsigned char *memory, *streams, *panels; /* one mapping; in it the stream slots and the panel area */
+    struct tile_slot *slot;                   /* plan.tile_slots of them */
+    bool *stream_used;                        /* plan.stream_slots of them */
+    struct slab_state *slab;                  /* plan.slabs_n of them */
+    uint64_t next_tile;                       /* to read */
+    uint64_t opened;                          /* slabs so far */
+    uint64_t next_slab[SLAB_POOLS];           /* to write, of each pool */
+    uint64_t oldest_panel;                    /* whose room is not free: the ring of bytes begins with it */
+    uint64_t panel_end;                       /* where it ends */
+    bool stop;
+    struct err err; /* the first failure of any thread */
+};
+
+int ring_init(struct ring *r, const struct plan *p, struct err *e);
+void ring_release(struct ring *r); /* safe on a zeroed struct */
+
+/* The next piece for each stage; NULL or false: no more, or stopped, or (not waiting) none now. */
+struct tile_slot *ring_to_read(struct ring *r, bool wait);
+struct tile_slot *ring_to_transform(struct ring *r);
+bool ring_to_write(struct ring *r, bool wait, uint64_t *slab);
+
+/* The stage is done with it and must not touch it again. */
+void ring_loaded(struct ring *r, struct tile_slot *t);
+void ring_transformed(struct ring *r, struct tile_slot *t);
+void ring_written(struct ring *r, uint64_t slab);
+
+void ring_fail(struct ring *r, const struct err *e); /* ends all stages */
+bool ring_stopped(struct ring *r);
+
+/* All of the memory, for whoever is alone with the ring: nothing is on its way any more. */
+unsigned char *ring_scratch(struct ring *r, size_t *bytes);
+
+#endif

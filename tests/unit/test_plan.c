@@ -1,0 +1,394 @@
+/* Whatever the shapes and the budget: every byte of the output comes exactly once, from the right source element; every
+ * source is read once, in order; buffers keep to the budget; and the pipeline cannot come to a halt. */
+#include "pipeline/plan.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <cmocka.h>
+#include "layouts.h"
+#include "pipeline/ring.h"
+
+static uint64_t padded(uint64_t v) { return (v + LAYOUT_ALIGN - 1) / LAYOUT_ALIGN * LAYOUT_ALIGN; }
+
+static void buffers_keep_to_the_budget(const struct plan *p, const struct plan_budget *b)
+{
+    uint64_t all =
+        p->tile_slots * (p->tile_bytes + 2 * LAYOUT_ALIGN) + p->stream_slots * p->stream_bytes + p->panel_bytes;
+
+    assert_int_equal(p->buffers, all);
+    assert_true(all <= b->memory);
+    assert_int_equal(p->panel_bytes % LAYOUT_ALIGN, 0);
+    assert_int_equal(p->stream_bytes % LAYOUT_ALIGN, 0);
+    assert_int_equal(p->tile_bytes % LAYOUT_ALIGN, 0);
+}
+
+static void sources_are_read_once_and_in_order(const struct plan *p, const struct made *m)
+{
+    uint64_t want = 0, got = 0;
+
+    for (uint64_t t = 0; t < p->tiles_n; t++) {
+        const struct tile_plan *a = &p->tile[t], *b = a + 1;
+
+        assert_true(a->bytes > 0 && a->bytes <= p->tile_bytes);
+        got += a->bytes;
+        if (t + 1 < p->tiles_n)
+            assert_true(a->file < b->file || (a->file == b->file && a->off + a->bytes <= b->off));
+    }
+    for (size_t i = 0; i < m->ckpt.tensors_n; i++) {
+        bool used = false;
+
+        for (size_t k = 0; k < m->layout.items_n; k++) {
+            struct recipe_plain plain;
+            struct err e = { 0 };
+
+            assert_int_equal(recipe_plain(m->item[k].recipe, &plain, &e), 0);
+            used |= plain.source == &m->tensor[i];
+        }
+        want += used ? m->tensor[i].bytes : 0;
+    }
+    assert_int_equal(got, want);
+    assert_int_equal(p->to_read, want);
+}
+
+/* Byte `at` of a slab's buffer, as an offset in the file. */
+static uint64_t file_offset(const struct slab_plan *s, uint64_t at)
+{
+    uint64_t run = s->runs > 1 ? at / s->buf_pitch : 0, in = s->runs > 1 ? at % s->buf_pitch : at;
+
+    assert_true(run < s->runs && in < s->run_bytes);
+    return s->off + run * s->file_pitch + in;
+}
+
+static void elements_land_in_their_place(const struct plan *p, const struct tile_plan *t, const struct job_plan *j,
+                                         unsigned char *written)
+{
+    const struct slab_plan *s = &p->slab[j->slab];
+    const struct placed *it = &p->layout->item[s->item];
+    struct recipe_plain plain;
+    struct err e = { 0 };
+    uint64_t first, src;
+
+    assert_int_equal(recipe_plain(it->recipe, &plain, &e), 0);
+    assert_ptr_equal(plain.transform, j->transform);
+    src = dtype_bytes(plain.source->dtype);
+    first = (t->off - plain.source->off) / src;
+    assert_int_equal((t->off - plain.source->off) % src, 0);
+    assert_int_equal(j->src_pitch, j->cols * src);
+    assert_int_equal(j->rows * j->src_pitch, t->bytes);
+    for (uint64_t r = 0; r < j->rows; r++)
+        for (uint64_t c = 0; c < j->cols; c++) {
+            bool across = plain.transform->cut == CUT_ROWS;
+            uint64_t at = j->dst_off + (across ? c * j->dst_pitch + r * 2 : r * j->dst_pitch + c * 2);
+            uint64_t i = first + r * j->cols + c;
+            uint64_t want = across ? i % plain.cols * plain.rows + i / plain.cols : i;
+
+            assert_int_equal(file_offset(s, at), it->off + want * 2);
+            written[want * 2]++;
+        }
+}
+
+static void outputs_are_covered_once(const struct plan *p)
+{
+    for (size_t i = 0; i < p->layout->items_n; i++) {
+        const struct placed *it = &p->layout->item[i];
+        unsigned char *written = calloc(1, it->bytes), *sent = calloc(1, padded(it->bytes));
+        uint64_t payload = 0;
+
+        for (uint64_t t = 0; t < p->tiles_n; t++)
+            for (uint64_t j = p->tile[t].job; j < p->tile[t].job + p->tile[t].jobs; j++)
+                if (p->slab[p->job[j].slab].item == i)
+                    elements_land_in_their_place(p, &p->tile[t], &p->job[j], written);
+        for (uint64_t k = 0; k < it->bytes; k += 2)
+            assert_int_equal(written[k], 1);
+        for (uint64_t s = 0; s < p->slabs_n; s++) {
+            const struct slab_plan *slab = &p->slab[s];
+
+            if (slab->item != i)
+                continue;
+            payload += slab->payload;
+            for (uint64_t r = 0; r < slab->runs; r++)
+                for (uint64_t k = 0; k < slab->run_bytes; k++)
+                    sent[slab->off - it->off + r * slab->file_pitch + k]++;
+        }
+        assert_int_equal(payload, it->bytes);
+        for (uint64_t k = 0; k < padded(it->bytes); k++)
+            assert_true(k < it->bytes ? sent[k] == 1 : sent[k] <= 1);
+        free(written);
+        free(sent);
+    }
+}
+
+static void slabs_fit_and_are_aligned(const struct plan *p)
+{
+    uint64_t jobs = 0, opened = 0;
+
+    for (uint64_t s = 0; s < p->slabs_n; s++) {
+        const struct slab_plan *a = &p->slab[s];
+
+        assert_true(a->jobs > 0 && a->runs > 0 && a->payload > 0);
+        assert_int_equal(a->file, p->layout->item[a->item].file);
+        assert_int_equal(a->buf_bytes % LAYOUT_ALIGN, 0);
+        assert_true(a->buf_bytes <= (a->pool == SLAB_STREAM ? p->stream_bytes : p->panel_bytes));
+        assert_true((a->runs - 1) * a->buf_pitch + a->run_bytes <= a->buf_bytes);
+        assert_int_equal(a->direct, a->runs == 1 && a->off % 4096 == 0 && a->run_bytes % 4096 == 0);
+        if (a->pool == SLAB_STREAM)
+            assert_true(a->runs == 1 && a->jobs == 1);
+        jobs += a->jobs;
+    }
+    assert_int_equal(jobs, p->jobs_n);
+    for (uint64_t j = 0; j < p->jobs_n; j++) { /* slabs are opened in order */
+        assert_true(p->job[j].slab <= opened);
+        opened += p->job[j].slab == opened;
+    }
+    assert_int_equal(opened, p->slabs_n);
+}
+
+struct sim {
+    struct ring ring;
+    struct tile_slot *reading[64], *busy[64];
+    uint64_t writing[64];
+    unsigned reading_n, busy_n, writing_n, loaded_n;
+    uint64_t slabs, tiles;
+};
+
+static void *pick(struct made *m, struct tile_slot **v, unsigned *n)
+{
+    unsigned i = (unsigned)(made_random(m) % *n);
+    struct tile_slot *t = v[i];
+
+    v[i] = v[--*n];
+    return t;
+}
+
+/* One step of some stage that can make one; false: none can. */
+static bool sim_step(struct sim *s, struct made *m)
+{
+    unsigned first = (unsigned)(made_random(m) % 6);
+
+    for (unsigned k = 0; k < 6; k++) {
+        uint64_t slab;
+
+        switch ((first + k) % 6) {
+        case 0:
+            if (s->reading_n < 8 && (s->reading[s->reading_n] = ring_to_read(&s->ring, false)))
+                return s->reading_n++, s->tiles++, true;
+            break;
+        case 1:
+            if (s->reading_n)
+                return ring_loaded(&s->ring, pick(m, s->reading, &s->reading_n)), s->loaded_n++, true;
+            break;
+        case 2:
+            if (s->loaded_n && s->busy_n < 4 && (s->busy[s->busy_n] = ring_to_transform(&s->ring)))
+                return s->busy_n++, s->loaded_n--, true;
+            break;
+        case 3:
+            if (s->busy_n)
+                return ring_transformed(&s->ring, pick(m, s->busy, &s->busy_n)), true;
+            break;
+        case 4:
+            if (s->writing_n < 5 && ring_to_write(&s->ring, false, &slab))
+                return s->writing[s->writing_n++] = slab, true;
+            break;
+        default:
+            if (s->writing_n) {
+                unsigned i = (unsigned)(made_random(m) % s->writing_n);
+
+                ring_written(&s->ring, s->writing[i]);
+                s->writing[i] = s->writing[--s->writing_n];
+                return s->slabs++, true;
+            }
+        }
+    }
+    return false;
+}
+
+/* The stages in any order of steps, none of which ever waits. */
+static void it_cannot_come_to_a_halt(const struct plan *p, struct made *m)
+{
+    struct sim s = { 0 };
+    struct err e = { 0 };
+
+    assert_int_equal(ring_init(&s.ring, p, &e), 0);
+    while (sim_step(&s, m))
+        ;
+    assert_int_equal(s.tiles, p->tiles_n);
+    assert_int_equal(s.slabs, p->slabs_n);
+    ring_release(&s.ring);
+}
+
+/* A refusal names a budget that will do. */
+static void the_advice_is_good(const struct made *m, const struct plan_budget *b, const struct err *e)
+{
+    const char *advice = strstr(e->msg, "use --memory ");
+    struct plan_budget better = *b;
+    struct arena a = { 0 };
+    struct err again = { 0 };
+    struct plan p;
+
+    assert_int_equal(e->kind, ERR_RANGE);
+    assert_non_null(advice);
+    better.memory = strtoull(advice + 13, NULL, 10) << 20;
+    assert_true(better.memory >= PLAN_MEMORY_MIN);
+    assert_int_equal(plan_make(&p, &m->ckpt, &m->layout, &better, &a, &again), 0);
+    arena_release(&a);
+}
+
+static bool check(struct made *m, const struct plan_budget *b)
+{
+    struct arena a = { 0 };
+    struct err e = { 0 };
+    struct plan p;
+    bool made = !plan_make(&p, &m->ckpt, &m->layout, b, &a, &e);
+
+    if (!made) {
+        the_advice_is_good(m, b, &e);
+    } else {
+        buffers_keep_to_the_budget(&p, b);
+        slabs_fit_and_are_aligned(&p);
+        sources_are_read_once_and_in_order(&p, m);
+        outputs_are_covered_once(&p);
+        it_cannot_come_to_a_halt(&p, m);
+    }
+    arena_release(&a);
+    return made;
+}
+
+static void any_layout_any_budget(void **state)
+{
+    static const uint64_t memories[] = { 200 << 10, 300 << 10, 500 << 10, 1 << 20, 2 << 20, 16 << 20, 512 << 20 };
+    unsigned made_n = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 140; seed++) {
+        struct made m;
+        struct plan_budget b;
+
+        made_anything(&m, seed, 300000);
+        b = (struct plan_budget){ .memory = memories[seed % 7], .threads = 1 + (unsigned)(made_random(&m) % 8) };
+        made_n += check(&m, &b);
+        made_release(&m);
+    }
+    assert_true(made_n > 70);
+}
+
+static void plan(struct plan *p, struct made *m, uint64_t memory, unsigned threads)
+{
+    struct plan_budget b = { memory, threads };
+    struct err e = { 0 };
+
+    made_size(m);
+    if (plan_make(p, &m->ckpt, &m->layout, &b, &m->arena, &e))
+        fail_msg("%s", e.msg);
+    buffers_keep_to_the_budget(p, &b);
+}
+
+static void real_shapes_in_128M(void **state)
+{
+    struct made m;
+    struct plan p;
+
+    (void)state;
+    made_init(&m, 1);
+    made_item(&m, 1, made_tensor(&m, 0, DT_BF16, 32000, 2048, 1003), false);
+    made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 5632, 2048, 0), true);
+    made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 32000, 2048, 0), true);
+    plan(&p, &m, 128 << 20, 2);
+    assert_int_equal(p.tile_slots, 8);
+    assert_int_equal(p.tile_bytes, 4 << 20);
+    assert_int_equal(p.stream_slots, 4);
+    assert_int_equal(p.paneled, 1); /* the head: 131 MB */
+    assert_int_equal(p.slab[p.slabs_n - 1].runs, 2048);
+    assert_true(p.slab[p.slabs_n - 1].run_bytes >= 30000);
+    for (uint64_t s = 0; s < p.slabs_n; s++)
+        assert_true(p.slab[s].direct || p.slab[s].runs == 2048);
+    made_release(&m);
+}
+
+static void the_least_budgets_do(void **state)
+{
+    static const struct plan_budget budgets[] = { { 16 << 20, 1 }, { 16 << 20, 8 }, { 64 << 20, 8 }, { 16 << 20, 64 } };
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        struct made m;
+        struct plan p;
+
+        made_init(&m, 1);
+        made_item(&m, 1, made_tensor(&m, 0, DT_BF16, 151936, 8192, 3), false);
+        made_item(&m, 0, made_tensor(&m, 0, DT_F32, 8192, 28672, 0), true);
+        made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 128256, 16384, 0), true);
+        plan(&p, &m, budgets[i].memory, budgets[i].threads);
+        assert_int_equal(p.paneled, 2);
+        made_release(&m);
+    }
+}
+
+static void tied_weights_stay_aligned_in_row_panels(void **state)
+{
+    struct made m;
+    struct plan p;
+    struct tensor *t;
+
+    (void)state;
+    made_init(&m, 1);
+    t = made_tensor(&m, 0, DT_BF16, 151665, 96, 7); /* 64 rows end at a multiple of 4096 bytes */
+    made_item(&m, 0, t, true);
+    made_item(&m, 1, t, false);
+    plan(&p, &m, 16 << 20, 2);
+    assert_int_equal(p.paneled, 1);
+    for (uint64_t s = 0; s < p.slabs_n; s++)
+        assert_int_equal(p.slab[s].direct, p.slab[s].pool == SLAB_STREAM);
+    made_release(&m);
+}
+
+static void a_layout_that_does_not_fit_its_sources_is_refused(void **state)
+{
+    struct plan_budget b = { 16 << 20, 1 };
+    struct made m;
+    struct plan p;
+
+    (void)state;
+    for (int how = 0; how < 3; how++) {
+        struct err e = { 0 };
+        struct placed *it;
+
+        made_init(&m, 1);
+        it = made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 100, 100, 0), true);
+        it->bytes += how == 0;
+        it->off += how == 1;
+        m.tensor[0].bytes += how == 2;
+        assert_int_equal(plan_make(&p, &m.ckpt, &m.layout, &b, &m.arena, &e), -1);
+        assert_int_equal(e.kind, ERR_INTERNAL);
+        made_release(&m);
+    }
+}
+
+static void nothing_to_do_is_a_plan_too(void **state)
+{
+    struct made m;
+    struct plan p;
+
+    (void)state;
+    made_init(&m, 1);
+    plan(&p, &m, 16 << 20, 2);
+    assert_int_equal(p.tiles_n + p.slabs_n + p.panel_bytes + p.stream_slots, 0);
+    made_tensor(&m, 0, DT_BF16, 0, 100, 0);
+    made_item(&m, 0, &m.tensor[0], true);
+    plan(&p, &m, 16 << 20, 2);
+    assert_int_equal(p.tiles_n, 0);
+    made_release(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_layout_any_budget),
+        cmocka_unit_test(real_shapes_in_128M),
+        cmocka_unit_test(the_least_budgets_do),
+        cmocka_unit_test(tied_weights_stay_aligned_in_row_panels),
+        cmocka_unit_test(a_layout_that_does_not_fit_its_sources_is_refused),
+        cmocka_unit_test(nothing_to_do_is_a_plan_too),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
