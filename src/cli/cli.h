@@ -1,0 +1,31 @@
+/* cli.h - the program weighbridge: commands and options on top of weighbridge.h, and the only place that prints.
+ *
+ *   results           stdout
+ *   all else          stderr, each line beginning with the program's name
+ *   exit status       0 done, 1 refused or failed, 2 usage
+ *
+ * A command is one file, cmd_x.c, and one row in commands[].  Names under which
+ * the program stands in for another one are rows of programs[]. */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+#include "cli/options.h"
+
+enum { STATUS_DONE, STATUS_FAILED, STATUS_USAGE };
+
+extern const struct command command_export, command_plan, command_inspect, command_verify, command_help,
+    command_version;
+extern const struct command program_export_llm, program_export_draft;
+
+extern const struct command *const commands[]; /* end with NULL */
+extern const struct command *const programs[];
+
+/* Groups of options that several commands share (groups.c). */
+extern const struct option_group options_content, options_run, options_report, options_messages, options_json,
+    options_help;
+
+/* By name, among commands[] and programs[]; NULL: there is none. */
+const struct command *command_named(const char *name);
+/* The command's name that `word` was probably meant to be, or NULL. */
+const char *command_nearest(const char *word);
+
+#endif

@@ -1,0 +1,32 @@
+#include "cli/cli.h"
+#include <string.h>
+
+const struct command *const commands[] = {
+    &command_export, &command_plan, &command_inspect, &command_verify, &command_help, &command_version, NULL,
+};
+
+const struct command *const programs[] = { &program_export_llm, &program_export_draft, NULL };
+
+static const struct command *named(const struct command *const *row, const char *name)
+{
+    while (*row && strcmp((*row)->name, name))
+        row++;
+    return *row;
+}
+
+const struct command *command_named(const char *name)
+{
+    const struct command *c = named(commands, name);
+
+    return c ? c : named(programs, name);
+}
+
+const char *command_nearest(const char *word)
+{
+    const char *names[sizeof commands / sizeof *commands];
+    size_t n = 0;
+
+    for (; commands[n]; n++)
+        names[n] = commands[n]->name;
+    return option_nearest(word, names, n);
+}

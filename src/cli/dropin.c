@@ -1,0 +1,112 @@
+/* dropin.c - the programs of TensorRT Edge-LLM 0.5.0 that weighbridge stands in for, under their names and with their
+ * options.
+ *
+ * Two things are as there and not as in `weighbridge export`: an older export
+ * in the output directory is replaced without asking, and the device is cuda
+ * unless told; this build has none, says so, and goes on with the CPU. */
+#include "cli/cli.h"
+#include "cli/export.h"
+#include "cli/say.h"
+#include <string.h>
+
+#define AT(member) .place = offsetof(struct args, member)
+
+static bool is_cuda(const char *device)
+{
+    return !strcmp(device, "cuda") ||
+           (!strncmp(device, "cuda:", 5) && device[5] && !device[5 + strspn(device + 5, "0123456789")]);
+}
+
+static int choose_device(struct args *a)
+{
+    const char *device = a->wb.device ? a->wb.device : "cuda";
+
+    if (!is_cuda(device) && strcmp(device, "cpu")) {
+        say_error("--device '%s' is neither cpu nor cuda", device);
+        return STATUS_USAGE;
+    }
+    if (is_cuda(device))
+        say_note("device %s: no GPU can be used here, so the CPU does the work; the output is the same", device);
+    a->wb.device = "cpu";
+    return STATUS_DONE;
+}
+
+static int run_export_llm(struct args *a)
+{
+    const char *later = a->eagle_base      ? "--is_eagle_base (a base model for EAGLE)"
+                        : a->reduced_vocab ? "--reduced_vocab_dir (a reduced vocabulary)"
+                        : a->fp8_kv_cache  ? "--fp8_kv_cache (an FP8 KV cache)"
+                                           : NULL;
+    int status;
+
+    if (later)
+        return say_error("not yet: this version does not support %s; nothing was touched", later);
+    status = choose_device(a);
+    a->wb.overwrite = true;
+    return status ? status : export_run(a);
+}
+
+static int run_export_draft(struct args *a)
+{
+    (void)a;
+    return say_error("not yet: this version does not export EAGLE drafts; nothing was touched");
+}
+
+static const struct option_row device_rows[] = {
+    { "device", .kind = OPTION_TEXT, AT(wb.device), .value = "DEVICE", .initial = "cuda",
+      .help = "cpu, cuda or cuda:N; where there is no GPU cuda means the CPU, with a notice" },
+    { 0 },
+};
+static const struct option_group options_device = { "How it runs", device_rows };
+
+static const struct option_row llm_rows[] = {
+    { "model_dir", .kind = OPTION_TEXT, AT(wb.model), .value = "DIR", .required = true,
+      .help = "directory of the checkpoint" },
+    { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
+      .help = "directory to write; an older export in it is replaced" },
+    { "is_eagle_base", .kind = OPTION_FLAG, AT(eagle_base), .help = "not yet: export a base model for EAGLE" },
+    { "reduced_vocab_dir", .kind = OPTION_TEXT, AT(reduced_vocab), .value = "DIR", .initial = "none",
+      .help = "not yet: directory of a vocab_map.safetensors" },
+    { "chat_template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",
+      .initial = "rendered from the model's own template", .help = "processed chat template (JSON) to check and copy" },
+    { "fp8_kv_cache", .kind = OPTION_FLAG, AT(fp8_kv_cache), .help = "not yet: keep keys and values in FP8" },
+    { 0 },
+};
+static const struct option_group options_llm = { "What is written", llm_rows };
+static const struct option_group *const llm_groups[] = { &options_llm, &options_device, &options_help, NULL };
+
+const struct command program_export_llm = {
+    .name = "tensorrt-edgellm-export-llm",
+    .operands = "",
+    .argparse = true,
+    .summary = "weighbridge export, for target edgellm-0.5",
+    .text = "Exports a language model as the program of this name in TensorRT Edge-LLM 0.5.0 does, by weighbridge.\n"
+            "Names of options may be cut short.",
+    .example = "tensorrt-edgellm-export-llm --model_dir Llama-3.2-1B-Instruct --output_dir exported",
+    .group = llm_groups,
+    .run = run_export_llm,
+};
+
+static const struct option_row draft_rows[] = {
+    { "draft_model_dir", .kind = OPTION_TEXT, AT(wb.model), .value = "DIR", .required = true,
+      .help = "directory of the draft's checkpoint" },
+    { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
+      .help = "directory to write; an older export in it is replaced" },
+    { "base_model_dir", .kind = OPTION_TEXT, AT(base_model), .value = "DIR", .initial = "none",
+      .help = "checkpoint of the base model, for an embedding that the draft lacks" },
+    { 0 },
+};
+static const struct option_group options_draft = { "What is written", draft_rows };
+static const struct option_group *const draft_groups[] = { &options_draft, &options_device, &options_help, NULL };
+
+const struct command program_export_draft = {
+    .name = "tensorrt-edgellm-export-draft",
+    .operands = "",
+    .argparse = true,
+    .summary = "not yet: the export of EAGLE drafts",
+    .text = "Takes the options of the program of this name in TensorRT Edge-LLM 0.5.0. This version does not export\n"
+            "drafts yet and says so.",
+    .example = "tensorrt-edgellm-export-draft --draft_model_dir draft --output_dir exported --base_model_dir base",
+    .group = draft_groups,
+    .run = run_export_draft,
+};

@@ -1,0 +1,104 @@
+#include "cli/export.h"
+#include "cli/cli.h"
+#include "cli/report_file.h"
+#include "cli/run.h"
+#include "cli/say.h"
+#include "cli/view.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+int export_device(struct args *a)
+{
+    const char *device = a->wb.device ? a->wb.device : "auto";
+
+    if (!strncmp(device, "cuda", 4) && (!device[4] || device[4] == ':'))
+        return say_error("--device %s: no CUDA device: this build of weighbridge has no CUDA support; use --device cpu",
+                         device);
+    if (strcmp(device, "cpu") && strcmp(device, "auto")) {
+        say_error("--device '%s' is not one of cpu|auto", device);
+        return STATUS_USAGE;
+    }
+    a->wb.device = "cpu";
+    return STATUS_DONE;
+}
+
+static void show_notes(const json_t *report)
+{
+    const json_t *note;
+    size_t i;
+
+    json_array_foreach(json_object_get(report, "notes"), i, note) if (!json_is_true(json_object_get(note, "warning")))
+        say_note("%s", view_text(note, "text", ""));
+}
+
+static void show_stages(const json_t *report)
+{
+    static const char *const stages[] = { "read", "transform", "write" };
+    const json_t *all = json_object_get(report, "stages"), *io = json_object_get(report, "io");
+
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+        const json_t *stage = json_object_get(all, stages[i]);
+        char bytes[24];
+
+        say_note("%s: %s in %.2f s of work, %.2f GB/s", stages[i], say_bytes(bytes, view_count(stage, "bytes")),
+                 view_real(stage, "busy"), view_real(stage, "gb_per_s"));
+    }
+    say_note("%" PRIu64 " workers, engine %s, reads %s the page cache, writes %s it", view_count(report, "threads"),
+             view_text(io, "engine", "?"), json_is_true(json_object_get(io, "direct_read")) ? "past" : "through",
+             json_is_true(json_object_get(io, "direct_write")) ? "past" : "through");
+}
+
+static void show_summary(const json_t *report, const struct args *a, unsigned warnings)
+{
+    const json_t *totals = json_object_get(report, "totals"), *files = json_object_get(report, "files"), *v;
+    uint64_t written = 0, hashes = 0;
+    char bytes[24], peak[24], files_text[64], hashes_text[64], warnings_text[64];
+    size_t i;
+
+    json_array_foreach(files, i, v) written += view_count(v, "bytes");
+    json_array_foreach(json_object_get(report, "tensors"), i, v) hashes += json_object_get(v, "xxh3") != NULL;
+    say(stdout, "%s: %s, %s in %.2f s (%.2f GB/s), peak memory %s\n", a->wb.out,
+        say_count(files_text, json_array_size(files), "file"), say_bytes(bytes, written), view_real(totals, "wall"),
+        view_real(totals, "gb_per_s"), say_memory(peak, view_count(totals, "peak_rss")));
+    say(stdout, "%s hashed, %s\n", say_count(hashes_text, hashes, "tensor"),
+        say_count(warnings_text, warnings, "warning"));
+}
+
+/* The export is published; what is left is to say so. */
+static int show(const char *text, struct report_file *file, const struct args *a, unsigned warnings)
+{
+    json_t *report = view_parse(text);
+
+    if (!report)
+        return STATUS_FAILED;
+    if (a->verbose) {
+        show_notes(report);
+        show_stages(report);
+    }
+    if (!a->quiet && !(a->report && !strcmp(a->report, "-")))
+        show_summary(report, a, warnings);
+    json_decref(report);
+    if (report_write(file, text))
+        return say_error("the export itself is complete, only its report could not be written");
+    return STATUS_DONE;
+}
+
+int export_run(struct args *a)
+{
+    struct report_file file;
+    struct wb_error e = { 0 };
+    struct run r;
+    char *text = NULL;
+    int status, bad;
+
+    if (report_open(&file, a))
+        return STATUS_FAILED;
+    run_begin(&r, a);
+    bad = wb_export(&a->wb, &text, &e);
+    run_end(&r);
+    status = bad ? run_failed(&e, "nothing was published") : show(text, &file, a, r.warnings);
+    report_close(&file);
+    wb_free(text);
+    return status;
+}

@@ -1,0 +1,70 @@
+/* groups.c - the options that several commands share. */
+#include "cli/cli.h"
+#include <limits.h>
+
+#define AT(member) .place = offsetof(struct args, member)
+
+static const struct option_row content_rows[] = {
+    { "target", .kind = OPTION_TEXT, AT(wb.target), .value = "NAME", .initial = "edgellm-0.5",
+      .help = "runtime and version that the export is for" },
+    { "chat-template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",
+      .initial = "rendered from the model's own template", .excludes = "no-chat-template",
+      .help = "processed chat template (JSON) to check and copy" },
+    { "no-chat-template", .kind = OPTION_FLAG, AT(wb.no_chat_template),
+      .help = "write no processed_chat_template.json" },
+    { "strict", .kind = OPTION_FLAG, AT(wb.strict),
+      .help = "refuse what is otherwise a warning: values that overflow, vanish or are no numbers, settings that the "
+              "target cannot express" },
+    { "overwrite", .kind = OPTION_FLAG, AT(wb.overwrite),
+      .help = "replace OUT where it is an older export; the old one stays until the new one is complete" },
+    { 0 },
+};
+const struct option_group options_content = { "What is written", content_rows };
+
+static const struct option_row run_rows[] = {
+    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 16u << 20,
+      .most = UINT64_MAX,
+      .help =
+          "all buffers together, whatever the size of the model. Bytes, or a number with K, M, G, T (powers of 1024; "
+          "KB, MB, GB, TB: powers of 1000); at least 16M" },
+    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
+      .least = 1, .most = 1024, .help = "threads that convert; reading and writing have one each besides" },
+    { "io", .kind = OPTION_CHOICE, AT(wb.io), .value = "auto|uring|pread|fault", .initial = "auto",
+      .help =
+          "how files are read and written; the output is the same. fault: with short and broken transfers, for tests" },
+    { "device", .kind = OPTION_TEXT, AT(wb.device), .value = "cpu|auto", .initial = "auto",
+      .help = "where tensors are converted. auto: the best there is; in this build that is the CPU" },
+    { 0 },
+};
+const struct option_group options_run = { "How it runs", run_rows };
+
+static const struct option_row report_rows[] = {
+    { "report", .kind = OPTION_TEXT, AT(report), .value = "FILE", .initial = "none",
+      .help = "also write the result as JSON (docs/json.md), whole or not at all; '-' is the standard output, in place "
+              "of the text" },
+    { 0 },
+};
+const struct option_group options_report = { "Report", report_rows };
+
+static const struct option_row message_rows[] = {
+    { "quiet", 'q', OPTION_FLAG, AT(quiet), .excludes = "verbose",
+      .help = "errors and results only: no warnings, no progress, no summary" },
+    { "verbose", 'v', OPTION_FLAG, AT(verbose),
+      .help = "more: notes on choices made, buffers, the time of each stage" },
+    { "progress", .kind = OPTION_CHOICE, AT(progress), .value = "auto|always|never", .initial = "auto",
+      .help = "a bar with bytes, GB/s and the time left. auto: where the standard error is a terminal" },
+    { 0 },
+};
+const struct option_group options_messages = { "Messages", message_rows };
+
+static const struct option_row json_rows[] = {
+    { "json", .kind = OPTION_FLAG, AT(json), .help = "print JSON (docs/json.md) in place of the text" },
+    { 0 },
+};
+const struct option_group options_json = { "Output", json_rows };
+
+static const struct option_row help_rows[] = {
+    { "help", 'h', OPTION_FLAG, AT(help), .help = "show this help" },
+    { 0 },
+};
+const struct option_group options_help = { "Help", help_rows };

@@ -1,0 +1,138 @@
+/* What the program prints: sizes, strangers' names, tables, shapes, the progress bar. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "cli/run.c"
+#include "cli/say.c"
+#include "cli/table.c"
+#include "cli/view.c"
+
+static char *text;
+static size_t text_n;
+
+static FILE *collect(void) { return open_memstream(&text, &text_n); }
+
+static void printed(FILE *f, const char *expected)
+{
+    fclose(f);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static void sizes(void **state)
+{
+    char b[24];
+
+    (void)state;
+    assert_string_equal(say_bytes(b, 0), "0 bytes");
+    assert_string_equal(say_bytes(b, 999), "999 bytes");
+    assert_string_equal(say_bytes(b, 1000), "1.00 kB");
+    assert_string_equal(say_bytes(b, 999999), "1.00 MB");
+    assert_string_equal(say_bytes(b, 2200000000), "2.20 GB");
+    assert_string_equal(say_bytes(b, UINT64_MAX), "18.4 EB");
+    assert_string_equal(say_memory(b, 1023), "1023 bytes");
+    assert_string_equal(say_memory(b, 1024), "1.00 KiB");
+    assert_string_equal(say_memory(b, 512u << 20), "512.0 MiB");
+    assert_string_equal(say_memory(b, UINT64_MAX), "16.0 EiB");
+    assert_string_equal(say_count((char[64]){ 0 }, 1, "file"), "1 file");
+    assert_string_equal(say_count((char[64]){ 0 }, 0, "file"), "0 files");
+}
+
+static void control_characters_never_reach_the_terminal(void **state)
+{
+    FILE *f = collect();
+
+    (void)state;
+    say(f, "%s", "a\x1b[31m\rb\x7f \xc2\x9b \xc3\xa9\n\tc");
+    printed(f, "a\\x1b[31m\\x0db\\x7f \\xc2\\x9b \xc3\xa9\n\\x09"
+               "c");
+}
+
+static void tables_are_aligned(void **state)
+{
+    static const char start[] = "things\n"
+                                "  name          n  last\n"
+                                "  d\xc3\xa9j\xc3\xa0\\x01  12345  end\n"
+                                "  x             1  end\n";
+    struct table t = { "things", .head = "name|>n|last" };
+    FILE *f = collect();
+
+    (void)state;
+    for (int i = 0; i < 200; i++) { /* past the first allocation */
+        table_cell(&t, "%s", i ? "x" : "d\xc3\xa9j\xc3\xa0\x01");
+        table_cell(&t, "%d", i ? 1 : 12345);
+        table_cell(&t, "end");
+    }
+    table_print(&t, f);
+    fclose(f);
+    assert_memory_equal(text, start, sizeof start - 1);
+    free(text);
+    f = collect();
+    table_print(&(struct table){ "nothing", .head = "a|b" }, f);
+    printed(f, "");
+}
+
+static void shapes(void **state)
+{
+    char out[128];
+    json_t *v = json_loads("{\"shape\": [2, \"batch_size\", 3]}", 0, NULL), *list = json_array();
+
+    (void)state;
+    assert_string_equal(view_shape(out, v), "[2, batch_size, 3]");
+    json_object_set_new(v, "shape", json_array());
+    assert_string_equal(view_shape(out, v), "[]");
+    json_object_set_new(v, "shape", list);
+    for (int i = 0; i < 100; i++) {
+        json_array_append_new(list, json_string("a dimension of a long name that a stranger wrote"));
+        view_shape(out, v);
+        assert_true(strlen(out) < sizeof out && out[strlen(out) - 1] == ']');
+    }
+    json_decref(v);
+}
+
+static void bar_fits_the_terminal(void **state)
+{
+    struct wb_progress p = { .read = 990, .written = 600000000, .to_read = 1000, .to_write = 2400000000, .seconds = 2 };
+    char line[256];
+
+    (void)state;
+    run_bar(line, sizeof line, &p, 120);
+    assert_string_equal(line,
+                        "[##########..............................]   25%  600.0 MB of 2.40 GB  0.30 GB/s  0:06 left");
+    for (unsigned columns = 1; columns < 200; columns++) {
+        int n = run_bar(line, sizeof line, &p, columns);
+
+        assert_true(n >= 0 && (unsigned)n < columns && strlen(line) == (size_t)n);
+    }
+}
+
+static void bar_of_odd_runs(void **state)
+{
+    char line[256];
+
+    (void)state;
+    run_bar(line, sizeof line, &(struct wb_progress){ 0 }, 120);
+    assert_non_null(strstr(line, "100%  0 bytes of 0 bytes  0.00 GB/s  ? left"));
+    run_bar(line, sizeof line, &(struct wb_progress){ .written = 5, .to_write = 4, .seconds = 1 }, 120);
+    assert_non_null(strstr(line, "100%  4 bytes of 4 bytes  0.00 GB/s  0:00 left"));
+    run_bar(line, sizeof line, &(struct wb_progress){ .read = 500, .to_read = 1000, .seconds = 7300 }, 120);
+    assert_non_null(strstr(line, " 50%  500 bytes of 1.00 kB  0.00 GB/s  2:01:40 left"));
+    run_bar(line, sizeof line, &(struct wb_progress){ .written = 1, .to_write = UINT64_MAX, .seconds = 1e9 }, 120);
+    assert_non_null(strstr(line, "99:59:59 left"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes),
+        cmocka_unit_test(control_characters_never_reach_the_terminal),
+        cmocka_unit_test(tables_are_aligned),
+        cmocka_unit_test(shapes),
+        cmocka_unit_test(bar_fits_the_terminal),
+        cmocka_unit_test(bar_of_odd_runs),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
