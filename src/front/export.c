@@ -29,7 +29,7 @@ int wb_plan(const struct wb_options *o, char **plan, struct wb_error *error)
     struct err e = { 0 };
     bool usage;
 
-    if (!job_prepare(&j, o, &e))
+    if (!job_prepare(&j, o, &(struct job_hints){ 0 }, &e))
         job_may_write(&j, &e);
     usage = e.kind == ERR_USAGE;
     if (!usage)
@@ -142,7 +142,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
         err_set(&e, ERR_USAGE, "no output directory was given");
         return front_result(&e, error);
     }
-    if (job_prepare(&j, o, &e))
+    if (job_prepare(&j, o, &(struct job_hints){ 0 }, &e))
         goto out;
     relay_warnings(o, &j.notes, 0);
     if (job_may_write(&j, &e) || outdir_create(&out, o->out, j.out_exists, &j.arena, &e) ||

@@ -101,7 +101,9 @@ static int decide_files(struct export_job *j, struct err *e)
     const struct wb_options *o = j->options;
     struct tokenizer_request request = { .dir = o->model,
                                          .chat_template = o->chat_template,
-                                         .no_chat_template = o->no_chat_template };
+                                         .no_chat_template = o->no_chat_template,
+                                         .model_path = j->hints.model_path,
+                                         .now = j->hints.now };
     struct str text = { 0 };
     int ret = -1;
 
@@ -123,9 +125,9 @@ out:
     return ret;
 }
 
-int job_prepare(struct export_job *j, const struct wb_options *o, struct err *e)
+int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e)
 {
-    *j = (struct export_job){ .options = o };
+    *j = (struct export_job){ .options = o, .hints = *h };
     if (job_check_options(o, &j->budget, &j->dialect, e) || ckpt_open(&j->ckpt, o->model, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_CHECKPOINT;

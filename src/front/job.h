@@ -13,8 +13,15 @@
 
 enum job_stage { JOB_NOTHING, JOB_CHECKPOINT, JOB_MODEL, JOB_GRAPH, JOB_FILES, JOB_PLAN };
 
+/* What verify knows of the export that it repeats; a zeroed struct otherwise. */
+struct job_hints {
+    const char *model_path; /* as the export has it */
+    int64_t now;            /* when it was made, for templates that write the date */
+};
+
 struct export_job {
     const struct wb_options *options;
+    struct job_hints hints;
     struct plan_budget budget;
     enum job_stage stage; /* reached without an error */
     struct arena arena;
@@ -37,7 +44,7 @@ struct export_job {
 };
 
 /* Fails at the first stage that cannot be done; `stage` says how far it came. */
-int job_prepare(struct export_job *j, const struct wb_options *o, struct err *e);
+int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e);
 /* What forbids to write although everything is known: OUT, disk space, and notes under --strict. */
 int job_may_write(struct export_job *j, struct err *e);
 void job_release(struct export_job *j);

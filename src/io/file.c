@@ -46,6 +46,13 @@ bool file_exists(const char *path)
     return !stat(path, &st);
 }
 
+bool file_same_directory(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return !stat(a, &x) && !stat(b, &y) && S_ISDIR(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e)
 {
     size_t done = 0;

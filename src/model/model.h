@@ -63,6 +63,8 @@ void model_close(struct model *m);
  * NULL: what is missing or wrong is remembered, a stand-in of the right shape is returned, and model_check tells all of
  * it. */
 const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0, uint64_t d1);
+/* The same without expectations; lm_head is the embedding when tied. NULL: not there. */
+const struct tensor *model_source(const struct model *m, const char *name);
 int model_check(const struct model *m, struct err *e);
 
 /* How a linear layer is stored in the file: [out, in], bias or none.  Quantized formats become rows of

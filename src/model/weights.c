@@ -91,6 +91,13 @@ static const char *name_in_file(const struct model *m, const char *name)
     return arena_printf(m->arena, "%s%s", m->prefix, name);
 }
 
+const struct tensor *model_source(const struct model *m, const char *name)
+{
+    bool tied = m->tied && !strcmp(name, "lm_head.weight");
+
+    return ckpt_find(m->ckpt, name_in_file(m, tied ? "embed_tokens.weight" : name));
+}
+
 const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0, uint64_t d1)
 {
     const char *full = name_in_file(m, name);

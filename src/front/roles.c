@@ -1,0 +1,269 @@
+#include "front/roles.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct made { /* who makes a value */
+    const char *value;
+    const Onnx__NodeProto *node; /* or an initializer: */
+    size_t init;
+};
+
+struct walk {
+    const Onnx__GraphProto *g;
+    struct made *made;
+    size_t made_n;
+    struct role *role;
+    struct arena *a;
+    struct err *e;
+    unsigned layer;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    return strcmp(((const struct made *)a)->value, ((const struct made *)b)->value);
+}
+
+static void index_values(struct walk *w)
+{
+    size_t most = w->g->n_initializer;
+
+    for (size_t i = 0; i < w->g->n_node; i++)
+        most += w->g->node[i]->n_output;
+    w->made = arena_array(w->a, most + 1, sizeof *w->made);
+    for (size_t i = 0; i < w->g->n_node; i++)
+        for (size_t k = 0; k < w->g->node[i]->n_output; k++)
+            w->made[w->made_n++] = (struct made){ w->g->node[i]->output[k], w->g->node[i], 0 };
+    for (size_t i = 0; i < w->g->n_initializer; i++)
+        if (w->g->initializer[i]->name)
+            w->made[w->made_n++] = (struct made){ w->g->initializer[i]->name, NULL, i };
+    qsort(w->made, w->made_n, sizeof *w->made, by_value);
+}
+
+static const struct made *maker(const struct walk *w, const char *value)
+{
+    struct made key = { .value = value };
+
+    return bsearch(&key, w->made, w->made_n, sizeof *w->made, by_value);
+}
+
+static const Onnx__NodeProto *node_of(const struct walk *w, const char *value, const char *op)
+{
+    const struct made *m = value ? maker(w, value) : NULL;
+
+    return m && m->node && m->node->op_type && !strcmp(m->node->op_type, op) ? m->node : NULL;
+}
+
+static const struct made *init_of(const struct walk *w, const char *value)
+{
+    const struct made *m = maker(w, value);
+
+    return m && !m->node ? m : NULL;
+}
+
+static const char *input(const Onnx__NodeProto *n, size_t i) { return n && i < n->n_input ? n->input[i] : NULL; }
+
+/* The first input of the `op` that makes the value; NULL where something else makes it. */
+static const char *before(const struct walk *w, const char *value, const char *op)
+{
+    return input(node_of(w, value, op), 0);
+}
+
+static int lost(struct walk *w, const char *value, const char *expected)
+{
+    return err_set(w->e, ERR_FORMAT, "graph: layer %u: value %s is not made by %s, so the weights cannot be told apart",
+                   w->layer, value ? value : "(none)", expected);
+}
+
+static int assign(struct walk *w, const struct made *init, const char *weight, bool matrix)
+{
+    struct role *r = &w->role[init->init];
+
+    if (r->weight && strcmp(r->weight, weight))
+        return err_set(w->e, ERR_FORMAT, "graph: initializer %s is used as %s and as %s", init->value, r->weight,
+                       weight);
+    *r = (struct role){ weight, matrix };
+    return 0;
+}
+
+static const char *layer_name(struct walk *w, const char *rest)
+{
+    return arena_printf(w->a, "layers.%u.%s", w->layer, rest);
+}
+
+/* Mul(weight, Cast(Mul(x32, 1 / sqrt(...)))) where x32 = Cast(x): gives x. */
+static int norm(struct walk *w, const char *value, const char *weight, const char **x)
+{
+    const Onnx__NodeProto *n = node_of(w, value, "Mul");
+    const char *scaled = NULL;
+
+    for (size_t i = 0; n && i < 2 && n->n_input == 2; i++)
+        if (init_of(w, n->input[i])) {
+            if (assign(w, init_of(w, n->input[i]), weight, false))
+                return -1;
+            scaled = n->input[1 - i];
+        }
+    scaled = before(w, scaled, "Cast");
+    *x = before(w, before(w, scaled, "Mul"), "Cast");
+    return *x ? 0 : lost(w, value, "an RMSNorm");
+}
+
+static bool is_linear(const struct walk *w, const char *value)
+{
+    const Onnx__NodeProto *add = node_of(w, value, "Add"), *mul = node_of(w, value, "MatMul");
+
+    if (add && add->n_input == 2)
+        return init_of(w, add->input[0]) || init_of(w, add->input[1]);
+    return mul && mul->n_input == 2 && init_of(w, mul->input[1]);
+}
+
+/* MatMul(x, weight), with Add(bias, .) or without: gives x. `module` is canonical. */
+static int linear(struct walk *w, const char *value, const char *module, const char **x)
+{
+    const Onnx__NodeProto *n = node_of(w, value, "Add");
+    const struct made *matrix;
+
+    if (n && n->n_input == 2) {
+        unsigned bias = init_of(w, n->input[0]) ? 0 : 1;
+
+        if (!init_of(w, n->input[bias]))
+            return lost(w, value, "a linear with a bias");
+        if (assign(w, init_of(w, n->input[bias]), arena_printf(w->a, "%s.bias", module), false))
+            return -1;
+        value = n->input[1 - bias];
+    }
+    n = node_of(w, value, "MatMul");
+    matrix = n && n->n_input == 2 ? init_of(w, n->input[1]) : NULL;
+    if (!matrix)
+        return lost(w, value, "a MatMul with a constant weight");
+    *x = n->input[0];
+    return assign(w, matrix, arena_printf(w->a, "%s.weight", module), true);
+}
+
+static int same(struct walk *w, const char *value, const char *expected, const char *what)
+{
+    return !strcmp(value, expected) ? 0
+                                    : err_set(w->e, ERR_FORMAT, "graph: layer %u: %s takes %s, expected %s", w->layer,
+                                              what, value, expected);
+}
+
+/* Add(residual, linear): either order. */
+static int residual_add(struct walk *w, const char *value, const char **residual, const char **branch)
+{
+    const Onnx__NodeProto *n = node_of(w, value, "Add");
+    unsigned linear_at;
+
+    if (!n || n->n_input != 2)
+        return lost(w, value, "a residual Add");
+    linear_at = is_linear(w, n->input[1]) ? 1 : 0;
+    *branch = n->input[linear_at];
+    *residual = n->input[1 - linear_at];
+    return 0;
+}
+
+/* y = silu(gate) * up, silu(g) = g * sigmoid(g). */
+static int gated(struct walk *w, const char *y, const char **gate, const char **up)
+{
+    const Onnx__NodeProto *n = node_of(w, y, "Mul"), *act;
+
+    for (size_t i = 0; n && n->n_input == 2 && i < 2; i++) {
+        act = node_of(w, n->input[i], "Mul");
+        for (size_t k = 0; act && act->n_input == 2 && k < 2; k++)
+            if (before(w, act->input[k], "Sigmoid") &&
+                !strcmp(before(w, act->input[k], "Sigmoid"), act->input[1 - k])) {
+                *gate = act->input[1 - k];
+                *up = n->input[1 - i];
+                return 0;
+            }
+    }
+    return lost(w, y, "silu(gate) * up");
+}
+
+/* h = r + down(silu(gate(n)) * up(n)), n = post_attention_layernorm(r): gives r. */
+static int mlp(struct walk *w, const char *h, const char **r)
+{
+    const char *branch, *y, *gate, *up, *x, *x2, *from;
+
+    if (residual_add(w, h, r, &branch) || linear(w, branch, layer_name(w, "mlp.down_proj"), &y) ||
+        gated(w, y, &gate, &up) || linear(w, gate, layer_name(w, "mlp.gate_proj"), &x) ||
+        linear(w, up, layer_name(w, "mlp.up_proj"), &x2) || same(w, x2, x, "up_proj") ||
+        norm(w, x, layer_name(w, "post_attention_layernorm.weight"), &from))
+        return -1;
+    return same(w, from, *r, "post_attention_layernorm");
+}
+
+/* A projection, behind a norm of each head where there is one. */
+static int head_projection(struct walk *w, const char *value, const char *which, const char **x)
+{
+    const char *inner = before(w, value, "Reshape");
+
+    if (inner) {
+        if (norm(w, inner, layer_name(w, arena_printf(w->a, "self_attn.%s_norm.weight", which)), &value))
+            return -1;
+        value = before(w, value, "Reshape");
+        if (!value)
+            return lost(w, inner, "a norm of heads");
+    }
+    return linear(w, value, layer_name(w, arena_printf(w->a, "self_attn.%s_proj", which)), x);
+}
+
+/* r = h + o(attention(q(n), k(n), v(n))), n = input_layernorm(h): gives h. */
+static int attention(struct walk *w, const char *r, const char **h)
+{
+    static const char *const which[] = { "q", "k", "v" };
+    const Onnx__NodeProto *plugin, *concat;
+    const char *branch, *y, *x, *first = NULL, *from, *past;
+
+    if (residual_add(w, r, h, &branch) || linear(w, branch, layer_name(w, "self_attn.o_proj"), &y))
+        return -1;
+    plugin = node_of(w, before(w, before(w, y, "Cast"), "Reshape"), "AttentionPlugin");
+    concat = node_of(w, before(w, input(plugin, 0), "Cast"), "Concat");
+    if (!concat || concat->n_input != 3)
+        return lost(w, y, "an AttentionPlugin over a Concat of q, k and v");
+    past = arena_printf(w->a, "past_key_values_%u", w->layer);
+    if (plugin->n_input < 2 || same(w, plugin->input[1], past, "the attention plugin"))
+        return -1;
+    for (size_t i = 0; i < 3; i++) {
+        if (head_projection(w, concat->input[i], which[i], &x) || (first && same(w, x, first, "a projection")))
+            return -1;
+        first = x;
+    }
+    if (norm(w, first, layer_name(w, "input_layernorm.weight"), &from))
+        return -1;
+    return same(w, from, *h, "input_layernorm");
+}
+
+/* The layer's number is only known from its cache, so count from the start of the walk. */
+static unsigned count_layers(const Onnx__GraphProto *g)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < g->n_node; i++)
+        n += g->node[i]->op_type && !strcmp(g->node[i]->op_type, "AttentionPlugin");
+    return n;
+}
+
+int roles_find(const Onnx__GraphProto *g, struct role **role, unsigned *layers, struct arena *a, struct err *e)
+{
+    struct walk w = { .g = g, .a = a, .e = e };
+    const char *x, *h, *r;
+
+    *role = w.role = arena_array(a, g->n_initializer + 1, sizeof *w.role);
+    index_values(&w);
+    w.layer = *layers = count_layers(g);
+    x = before(&w, "logits", "Cast");
+    if (!x)
+        return lost(&w, "logits", "a Cast");
+    if (linear(&w, x, "lm_head", &x))
+        return -1;
+    if (!(x = before(&w, x, "GatherND")))
+        return lost(&w, "the input of lm_head", "a GatherND");
+    if (norm(&w, x, "norm.weight", &h))
+        return -1;
+    while (w.layer--) {
+        if (mlp(&w, h, &r) || attention(&w, r, &h))
+            return -1;
+    }
+    w.layer = 0;
+    return same(&w, h, "inputs_embeds", "the first layer");
+}

@@ -1,0 +1,491 @@
+/* verify.c - wb_verify: an export against its checkpoint, everything again by the slow way.
+ *
+ * What each initializer must be comes from its consumer in the graph of OUT
+ * (roles.h), its bytes from the checkpoint by the plain scalar path, in bounded
+ * memory.  Nodes, inputs, outputs and side files are compared with what this
+ * version would write; padding must be zero. */
+#include <weighbridge.h>
+#include "base/json.h"
+#include "front/differences.h"
+#include "front/front.h"
+#include "front/report.h"
+#include "front/roles.h"
+#include "front/verify_tensor.h"
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+enum { TOLD_MOST = 1000, SIDEFILE_MOST = 1 << 28 };
+
+void differ(struct differences *d, const char *what, const char *name, const char *fmt, ...)
+{
+    json_t *o;
+    char text[1024];
+    va_list ap;
+
+    if (json_array_size(d->list) >= TOLD_MOST)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    o = json_object();
+    json_object_set_new(o, "what", json_string(what));
+    json_object_set_new(o, "name", json_string(name));
+    json_object_set_new(o, "text", json_string(text));
+    json_array_append_new(d->list, o);
+}
+
+void differ_err(struct differences *d, const char *what, const char *name, struct err *e)
+{
+    differ(d, what, name, "%s", e->msg);
+    *e = (struct err){ 0 };
+}
+
+struct verify {
+    const struct wb_options *o;
+    struct wb_options repeat; /* the options that the export was made with */
+    struct export_job job;
+    Onnx__ModelProto *onnx, *expected;
+    struct differences d;
+    struct arena arena;
+};
+
+static const char *out_path(struct verify *v, const char *name)
+{
+    return arena_printf(&v->arena, "%s/%s", v->o->out, name);
+}
+
+/* ------------------------------------------------------------------ what was asked for */
+
+static bool given_template(const struct verify *v)
+{
+    const char *how = onnx_metadata(v->onnx, "weighbridge.chat_template");
+
+    return how && !strncmp(how, "file ", 5);
+}
+
+static int read_options(struct verify *v, struct err *e)
+{
+    const char *target = onnx_metadata(v->onnx, "weighbridge.target"),
+               *how = onnx_metadata(v->onnx, "weighbridge.chat_template");
+
+    if (!target || !how)
+        return err_set(
+            e, ERR_FORMAT,
+            "%s/model.onnx: has no weighbridge.* metadata, so it was not made by weighbridge: expected an export of "
+            "ours",
+            v->o->out);
+    v->repeat = (struct wb_options){ .model = v->o->model, .target = target, .memory = v->o->memory };
+    v->repeat.no_chat_template = !strcmp(how, "none") || (given_template(v) && !v->o->chat_template);
+    v->repeat.chat_template = given_template(v) ? v->o->chat_template : NULL;
+    return 0;
+}
+
+/* The model path that the export names, when it means the same directory as the one given now; and its age. */
+static void read_hints(struct verify *v, struct job_hints *h)
+{
+    const char *path = out_path(v, "processed_chat_template.json"), *model_path;
+    struct err ignored = { 0 };
+    struct file_id id;
+    json_t *doc;
+    char *text;
+    size_t n;
+    int fd;
+
+    *h = (struct job_hints){ 0 };
+    if ((fd = file_open_read(path, &ignored)) < 0)
+        return;
+    if (!file_identify(fd, path, &id, &ignored))
+        h->now = id.mtime_ns / 1000000000;
+    file_close(fd);
+    if (file_read(path, SIDEFILE_MOST, &text, &n, &ignored))
+        return;
+    doc = json_parse(text, n, path, &ignored);
+    model_path = json_string_value(json_object_get(doc, "model_path"));
+    if (model_path && file_same_directory(model_path, v->o->model))
+        h->model_path = arena_strdup(&v->arena, model_path);
+    json_decref(doc);
+    free(text);
+}
+
+/* ------------------------------------------------------------------ graph */
+
+static bool same_bytes(const ProtobufCMessage *a, const ProtobufCMessage *b)
+{
+    size_t n = protobuf_c_message_get_packed_size(a), m = protobuf_c_message_get_packed_size(b);
+    uint8_t *p, *q;
+    bool same;
+
+    if (n != m)
+        return false;
+    p = xmalloc(n);
+    q = xmalloc(n);
+    protobuf_c_message_pack(a, p);
+    protobuf_c_message_pack(b, q);
+    same = !memcmp(p, q, n);
+    free(p);
+    free(q);
+    return same;
+}
+
+/* Two lists of messages, each named by a function. */
+static void compare_list(struct verify *v, const char *kind, void *const *found, size_t found_n, void *const *expected,
+                         size_t expected_n, const char *(*name)(const void *))
+{
+    if (found_n != expected_n)
+        differ(&v->d, "graph", kind, "%s: there are %zu, expected %zu", kind, found_n, expected_n);
+    for (size_t i = 0; i < found_n && i < expected_n; i++)
+        if (!same_bytes(found[i], expected[i]))
+            differ(&v->d, "graph", name(found[i]), "%s %s: differs from what the checkpoint gives", kind,
+                   name(found[i]));
+}
+
+static const char *node_name(const void *p)
+{
+    return ((const Onnx__NodeProto *)p)->name ? ((const Onnx__NodeProto *)p)->name : "?";
+}
+static const char *value_name(const void *p)
+{
+    return ((const Onnx__ValueInfoProto *)p)->name ? ((const Onnx__ValueInfoProto *)p)->name : "?";
+}
+static const char *meta_name(const void *p)
+{
+    return ((const Onnx__StringStringEntryProto *)p)->key ? ((const Onnx__StringStringEntryProto *)p)->key : "?";
+}
+static const char *opset_name(const void *p)
+{
+    return ((const Onnx__OperatorSetIdProto *)p)->domain ? ((const Onnx__OperatorSetIdProto *)p)->domain : "";
+}
+
+#define LISTS(v, kind, field, name)                                                                                    \
+    compare_list(v, kind, (void *const *)(v)->onnx->field, (v)->onnx->n_##field, (void *const *)(v)->expected->field,  \
+                 (v)->expected->n_##field, name)
+#define GRAPH_LISTS(v, kind, field, name)                                                                              \
+    compare_list(v, kind, (void *const *)(v)->onnx->graph->field, (v)->onnx->graph->n_##field,                         \
+                 (void *const *)(v)->expected->graph->field, (v)->expected->graph->n_##field, name)
+
+static bool same_text(const char *a, const char *b) { return a == b || (a && b && !strcmp(a, b)); }
+
+/* Name, type, dims and place; the bytes come later. */
+static void compare_heads(struct verify *v)
+{
+    const Onnx__GraphProto *g = v->onnx->graph, *x = v->expected->graph;
+
+    if (g->n_initializer != x->n_initializer)
+        differ(&v->d, "graph", "initializers", "initializers: there are %zu, expected %zu", g->n_initializer,
+               x->n_initializer);
+    for (size_t i = 0; i < g->n_initializer && i < x->n_initializer; i++) {
+        Onnx__TensorProto a = *g->initializer[i], b = *x->initializer[i];
+
+        a.has_raw_data = b.has_raw_data = 0;
+        if (!same_bytes(&a.base, &b.base))
+            differ(&v->d, "tensor", a.name ? a.name : "?",
+                   "%s: name, type, shape or place differ from what the checkpoint gives", a.name ? a.name : "?");
+    }
+}
+
+static int compare_graph(struct verify *v, struct err *e)
+{
+    struct export_job *j = &v->job;
+    struct str bytes = { 0 };
+
+    if (onnx_file(&j->graph, j->dialect, &j->layout, j->tensor, j->meta, j->meta_n, &bytes, e)) {
+        str_release(&bytes);
+        return -1;
+    }
+    v->expected = onnx__model_proto__unpack(NULL, bytes.n, (const uint8_t *)bytes.s);
+    str_release(&bytes);
+    if (!v->expected)
+        return err_set(e, ERR_INTERNAL, "the graph that the checkpoint gives cannot be read back");
+    if (!same_text(v->onnx->producer_name, v->expected->producer_name) ||
+        !same_text(v->onnx->producer_version, v->expected->producer_version) ||
+        !same_text(v->onnx->graph->name, v->expected->graph->name) || v->onnx->ir_version != v->expected->ir_version)
+        differ(&v->d, "graph", "model.onnx",
+               "model.onnx: producer, IR version or graph name differ from what this version writes");
+    LISTS(v, "opset", opset_import, opset_name);
+    LISTS(v, "metadata", metadata_props, meta_name);
+    GRAPH_LISTS(v, "node", node, node_name);
+    GRAPH_LISTS(v, "input", input, value_name);
+    GRAPH_LISTS(v, "output", output, value_name);
+    GRAPH_LISTS(v, "value_info", value_info, value_name);
+    compare_heads(v);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ tensors */
+
+/* One initializer of OUT against the source that its role names. */
+static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, const struct role *role, int data_fd,
+                               uint64_t data_n, struct err *e)
+{
+    struct verify_piece p = { .name = t->name ? t->name : "?", .bytes = t->raw_data.data, .fd = data_fd };
+    struct model *m = &v->job.model;
+    const struct tensor *source;
+    struct onnx_place place;
+    uint64_t n;
+
+    if (onnx_place(t, &place, e) || onnx_elements(t, &n, e)) {
+        differ_err(&v->d, "tensor", p.name, e);
+        return 0;
+    }
+    source = model_source(m, role->weight);
+    if (!source || source->elements != n || t->data_type != dtype_onnx(DT_F16)) {
+        differ(&v->d, "tensor", p.name, "%s: is used as %s, which %s", p.name, role->weight,
+               source ? "has another size or type in the checkpoint" : "the checkpoint does not have");
+        return 0;
+    }
+    if (place.external) {
+        p.bytes = NULL;
+        p.file = place.location;
+        p.off = place.off;
+        if (strcmp(place.location, v->job.dialect->data_file) || place.off > data_n ||
+            place.bytes > data_n - place.off) {
+            differ(&v->d, "tensor", p.name, "%s: stands at %llu of %s, beyond the end of %s (%llu bytes)", p.name,
+                   (unsigned long long)place.off, place.location, v->job.dialect->data_file,
+                   (unsigned long long)data_n);
+            return 0;
+        }
+    }
+    return verify_tensor(&v->d, &v->job.ckpt, source, role->matrix && source->rank == 2, &p, e);
+}
+
+static int compare_initializers(struct verify *v, int data_fd, uint64_t data_n, struct err *e)
+{
+    const Onnx__GraphProto *g = v->onnx->graph;
+    struct role *role;
+    unsigned layers;
+
+    if (roles_find(g, &role, &layers, &v->arena, e))
+        differ_err(&v->d, "graph", "model.onnx", e);
+    for (size_t i = 0; i < g->n_initializer; i++) {
+        const char *name = g->initializer[i]->name ? g->initializer[i]->name : "?";
+
+        if (!role[i].weight)
+            differ(&v->d, "tensor", name, "%s: the graph does not show what it is", name);
+        else if (compare_initializer(v, g->initializer[i], &role[i], data_fd, data_n, e))
+            return -1;
+    }
+    return 0;
+}
+
+/* What stands between two tensors, or behind the last, must be zeros. */
+static int compare_padding(struct verify *v, int fd, const char *name, uint64_t from, uint64_t to, struct err *e)
+{
+    unsigned char buf[LAYOUT_ALIGN];
+
+    while (from < to) {
+        size_t n = to - from < sizeof buf ? (size_t)(to - from) : sizeof buf;
+
+        if (file_pread(fd, name, buf, n, from, e))
+            return -1;
+        for (size_t i = 0; i < n; i++)
+            if (buf[i]) {
+                differ(&v->d, "padding", name, "%s: the padding byte at %llu is 0x%02x, expected 0", name,
+                       (unsigned long long)(from + i), buf[i]);
+                return 0;
+            }
+        from += n;
+    }
+    return 0;
+}
+
+/* Size, head and padding of a data file; the tensors of embedding.safetensors too. */
+static int compare_data_file(struct verify *v, unsigned file, int fd, uint64_t bytes, struct err *e)
+{
+    const struct layout *l = &v->job.layout;
+    const struct data_file *f = &l->file[file];
+    unsigned char head[LAYOUT_ALIGN];
+    uint64_t at = f->head_bytes;
+
+    if (bytes != f->bytes) {
+        differ(&v->d, "file", f->name, "%s: has %llu bytes, expected %llu", f->name, (unsigned long long)bytes,
+               (unsigned long long)f->bytes);
+        return 0;
+    }
+    if (f->head_bytes) {
+        if (file_pread(fd, f->name, head, f->head_bytes, 0, e))
+            return -1;
+        if (memcmp(head, f->head, f->head_bytes))
+            differ(&v->d, "file", f->name, "%s: its header differs from what the checkpoint gives", f->name);
+    }
+    for (size_t i = 0; i < l->items_n; i++) {
+        if (l->item[i].file != file)
+            continue;
+        if (compare_padding(v, fd, f->name, at, l->item[i].off, e))
+            return -1;
+        at = l->item[i].off + l->item[i].bytes;
+    }
+    v->d.files++;
+    return 0;
+}
+
+static int open_data(struct verify *v, const char *name, int *fd, uint64_t *bytes, struct err *e)
+{
+    const char *path = out_path(v, name);
+    struct file_id id = { 0 };
+
+    *fd = file_open_read(path, e);
+    if (*fd >= 0 && !file_identify(*fd, path, &id, e)) {
+        *bytes = id.bytes;
+        return 0;
+    }
+    differ_err(&v->d, "file", name, e);
+    return 0;
+}
+
+static int compare_embedding(struct verify *v, int fd, struct err *e)
+{
+    const struct placed *item = layout_find(&v->job.layout, "embedding.safetensors", "embedding");
+    struct verify_piece p = { .name = "embedding", .fd = fd, .file = "embedding.safetensors", .off = item->off };
+
+    return verify_tensor(&v->d, &v->job.ckpt, model_source(&v->job.model, "embed_tokens.weight"), false, &p, e);
+}
+
+static int compare_data(struct verify *v, struct err *e)
+{
+    const struct layout *l = &v->job.layout;
+    int ret = 0;
+
+    for (unsigned i = 0; !ret && i < l->files_n; i++) {
+        bool weights = !strcmp(l->file[i].name, v->job.dialect->data_file);
+        uint64_t bytes = 0;
+        int fd;
+
+        ret = open_data(v, l->file[i].name, &fd, &bytes, e);
+        if (!ret && fd >= 0) {
+            ret = compare_data_file(v, i, fd, bytes, e);
+            if (!ret && !weights && bytes == l->file[i].bytes)
+                ret = compare_embedding(v, fd, e);
+        }
+        if (!ret && weights)
+            ret = compare_initializers(v, fd, bytes, e);
+        if (fd >= 0)
+            file_close(fd);
+    }
+    if (!ret && (!l->files_n || strcmp(l->file[0].name, v->job.dialect->data_file))) /* all of them are inline */
+        ret = compare_initializers(v, -1, 0, e);
+    return ret;
+}
+
+/* ------------------------------------------------------------------ side files */
+
+static int load_expected(const struct sidefile *f, char **bytes, size_t *n, struct err *e)
+{
+    if (f->copy_from)
+        return file_read(f->copy_from, SIDEFILE_MOST, bytes, n, e);
+    *bytes = xmalloc(f->n);
+    memcpy(*bytes, f->bytes, f->n);
+    *n = f->n;
+    return 0;
+}
+
+static void compare_sidefile(struct verify *v, const struct sidefile *f, struct err *e)
+{
+    char *expected = NULL, *found = NULL;
+    size_t expected_n, found_n, at = 0;
+
+    if (load_expected(f, &expected, &expected_n, e) ||
+        file_read(out_path(v, f->name), SIDEFILE_MOST, &found, &found_n, e)) {
+        differ_err(&v->d, "file", f->name, e);
+        free(expected);
+        return;
+    }
+    while (at < expected_n && at < found_n && expected[at] == found[at])
+        at++;
+    if (at < expected_n || at < found_n)
+        differ(&v->d, "file", f->name, "%s: differs at byte %zu (%zu bytes, expected %zu)%s", f->name, at, found_n,
+               expected_n,
+               v->job.tokenizer.uses_clock ? "; the chat template writes the date, taken from the file's time" : "");
+    v->d.files++;
+    v->d.bytes += found_n;
+    free(expected);
+    free(found);
+}
+
+/* A chat template that was given as a file and is not given now: its hash stands in the metadata. */
+static void compare_given_template(struct verify *v, struct err *e)
+{
+    const char *name = "processed_chat_template.json", *how = onnx_metadata(v->onnx, "weighbridge.chat_template");
+    char hash[32], *text;
+    size_t n;
+
+    if (!given_template(v) || v->repeat.chat_template)
+        return;
+    if (file_read(out_path(v, name), SIDEFILE_MOST, &text, &n, e)) {
+        differ_err(&v->d, "file", name, e);
+        return;
+    }
+    snprintf(hash, sizeof hash, "file xxh3:%016llx", (unsigned long long)XXH3_64bits(text, n));
+    if (strcmp(hash, how))
+        differ(&v->d, "file", name, "%s: is not the file that was given to the export (its XXH3 differs)", name);
+    v->d.files++;
+    free(text);
+}
+
+static void compare_sidefiles(struct verify *v, struct err *e)
+{
+    for (size_t i = 0; i < v->job.side.n; i++)
+        compare_sidefile(v, &v->job.side.v[i], e);
+    compare_given_template(v, e);
+    if (v->repeat.no_chat_template && !given_template(v) && file_exists(out_path(v, "processed_chat_template.json")))
+        differ(&v->d, "file", "processed_chat_template.json", "processed_chat_template.json: is there, expected none");
+}
+
+/* ------------------------------------------------------------------ the whole */
+
+static int verify_all(struct verify *v, struct err *e)
+{
+    struct job_hints hints;
+
+    if (!(v->onnx = onnx_load(out_path(v, "model.onnx"), e)) || read_options(v, e))
+        return -1;
+    read_hints(v, &hints);
+    if (job_prepare(&v->job, &v->repeat, &hints, e))
+        return -1;
+    if (given_template(v) && !v->repeat.chat_template) /* the metadata is about the template that we have not */
+        v->job.meta[v->job.meta_n - 1].value = onnx_metadata(v->onnx, "weighbridge.chat_template");
+    if (compare_graph(v, e) || compare_data(v, e))
+        return -1;
+    v->d.files++; /* model.onnx */
+    compare_sidefiles(v, e);
+    return 0;
+}
+
+static json_t *document(const struct verify *v)
+{
+    json_t *o = json_object();
+
+    json_object_set_new(o, "out", json_string(v->o->out));
+    json_object_set_new(o, "model", json_string(v->o->model));
+    json_object_set_new(o, "ok", json_boolean(!json_array_size(v->d.list)));
+    json_object_set_new(o, "tensors", report_u64(v->d.tensors));
+    json_object_set_new(o, "files", report_u64(v->d.files));
+    json_object_set_new(o, "bytes", report_u64(v->d.bytes));
+    json_object_set(o, "differences", v->d.list);
+    return o;
+}
+
+int wb_verify(const struct wb_options *o, char **report, struct wb_error *error)
+{
+    struct verify v = { .o = o };
+    struct err e = { 0 };
+
+    v.d.list = json_array();
+    if (!o->out || !o->model)
+        err_set(&e, ERR_USAGE, "verify needs an export and its checkpoint");
+    else if (!verify_all(&v, &e)) {
+        if (json_array_size(v.d.list))
+            err_set(&e, ERR_FORMAT, "%s: differs from %s in %zu place%s; the first: %s", o->out, o->model,
+                    json_array_size(v.d.list), json_array_size(v.d.list) == 1 ? "" : "s",
+                    json_string_value(json_object_get(json_array_get(v.d.list, 0), "text")));
+        if (report)
+            *report = report_text(document(&v));
+    }
+    json_decref(v.d.list);
+    onnx_free(v.onnx);
+    onnx_free(v.expected);
+    job_release(&v.job);
+    arena_release(&v.arena);
+    return front_result(&e, error);
+}

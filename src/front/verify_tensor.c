@@ -1,0 +1,151 @@
+#include "front/verify_tensor.h"
+#include "transform/transform.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { PIECE = 32 << 20 }; /* bytes of a buffer; there are three */
+
+struct compare { /* of one tensor */
+    const struct tensor *source;
+    const struct transform *t;
+    const struct verify_piece *p;
+    int source_fd;
+    const char *source_name;
+    uint64_t rows, cols;                   /* of the source */
+    unsigned char *src, *expected, *found; /* buffers */
+    struct differences *d;
+    struct err *e;
+};
+
+static int fetch(const struct compare *c, void *buf, uint64_t n, uint64_t off)
+{
+    if (c->p->bytes) {
+        memcpy(buf, (const unsigned char *)c->p->bytes + off, n);
+        return 0;
+    }
+    return file_pread(c->p->fd, c->p->file, buf, n, c->p->off + off, c->e);
+}
+
+/* 1: a difference was found and told, which is enough for this tensor. */
+static int mismatch(struct compare *c, uint64_t element, const unsigned char *expected, const unsigned char *found)
+{
+    differ(c->d, "tensor", c->p->name, "%s: element %llu is 0x%02x%02x, expected 0x%02x%02x (fp16, from %s in %s)",
+           c->p->name, (unsigned long long)element, found[1], found[0], expected[1], expected[0], c->source->name,
+           c->source_name);
+    return 1;
+}
+
+/* n fp16 values that stand together in both. */
+static int compare_run(struct compare *c, const unsigned char *expected, const unsigned char *found, uint64_t n,
+                       uint64_t first_element)
+{
+    if (!memcmp(expected, found, n * 2))
+        return 0;
+    for (uint64_t i = 0; i < n; i++)
+        if (memcmp(expected + i * 2, found + i * 2, 2))
+            return mismatch(c, first_element + i, expected + i * 2, found + i * 2);
+    return 0;
+}
+
+static int read_source(struct compare *c, uint64_t element, uint64_t n)
+{
+    unsigned bytes = dtype_bytes(c->source->dtype);
+
+    return file_pread(c->source_fd, c->source_name, c->src, n * bytes, c->source->off + element * bytes, c->e);
+}
+
+static int compare_cast(struct compare *c)
+{
+    uint64_t all = c->rows * c->cols, step = PIECE / 4;
+    int ret = 0;
+
+    for (uint64_t at = 0; !ret && at < all; at += step) {
+        uint64_t n = all - at < step ? all - at : step;
+        struct job j = {
+            .src = c->src, .dst = c->expected, .rows = 1, .cols = n, .src_pitch = PIECE, .dst_pitch = PIECE
+        };
+
+        if (read_source(c, at, n) || fetch(c, c->found, n * 2, at * 2))
+            return -1;
+        c->t->ref(&j);
+        ret = compare_run(c, c->expected, c->found, n, at);
+    }
+    return ret;
+}
+
+/* A block of source rows r0.. and columns c0..: in the export, a run of `rows` values in each of `cols` rows. */
+static int compare_block(struct compare *c, uint64_t r0, uint64_t rows, uint64_t c0, uint64_t cols)
+{
+    unsigned bytes = dtype_bytes(c->source->dtype);
+    struct job j = {
+        .src = c->src, .dst = c->expected, .rows = rows, .cols = cols, .src_pitch = cols * bytes, .dst_pitch = rows * 2
+    };
+    int ret = 0;
+
+    if (cols == c->cols ? read_source(c, r0 * c->cols, rows * cols) : read_source(c, r0 * c->cols + c0, cols))
+        return -1;
+    c->t->ref(&j);
+    if (rows == c->rows) {
+        if (fetch(c, c->found, rows * cols * 2, c0 * rows * 2))
+            return -1;
+        return compare_run(c, c->expected, c->found, rows * cols, c0 * rows);
+    }
+    for (uint64_t col = 0; !ret && col < cols; col++) {
+        uint64_t first = (c0 + col) * c->rows + r0;
+
+        if (fetch(c, c->found, rows * 2, first * 2))
+            return -1;
+        ret = compare_run(c, c->expected + col * rows * 2, c->found, rows, first);
+    }
+    return ret;
+}
+
+static int compare_transpose(struct compare *c)
+{
+    uint64_t cols = c->cols < PIECE / 4 ? c->cols : PIECE / 4; /* a row longer than a buffer is cut */
+    uint64_t rows = cols == c->cols ? PIECE / 4 / cols : 1;
+    int ret = 0;
+
+    for (uint64_t r = 0; !ret && r < c->rows; r += rows)
+        for (uint64_t k = 0; !ret && k < c->cols; k += cols)
+            ret = compare_block(c, r, c->rows - r < rows ? c->rows - r : rows, k,
+                                c->cols - k < cols ? c->cols - k : cols);
+    return ret;
+}
+
+int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const struct tensor *source, bool transposed,
+                  const struct verify_piece *p, struct err *e)
+{
+    const struct ckpt_file *file = &ckpt->file[source->file];
+    struct compare c = { .source = source, .p = p, .d = d, .e = e, .source_name = file->name, .source_fd = -1 };
+    struct file_id id;
+    int ret = -1;
+
+    c.t = transform_find(transposed ? TRANSFORM_TRANSPOSE : TRANSFORM_CAST, source->dtype, DT_F16);
+    c.rows = transposed ? source->shape[0] : 1;
+    c.cols = transposed ? source->shape[1] : source->elements;
+    c.src = malloc(PIECE);
+    c.expected = malloc(PIECE);
+    c.found = malloc(PIECE);
+    if (!c.src || !c.expected || !c.found) {
+        err_set(e, ERR_NOMEM, "%s: no memory to compare it", p->name);
+        goto out;
+    }
+    if ((c.source_fd = file_open_read(file->path, e)) < 0 || file_identify(c.source_fd, file->path, &id, e))
+        goto out;
+    if (!file_same(&id, &file->id)) {
+        err_set(e, ERR_FORMAT, "%s: changed while it was being read: start again", file->path);
+        goto out;
+    }
+    ret = transposed ? compare_transpose(&c) : compare_cast(&c);
+    ret = ret < 0 ? -1 : 0;
+    d->tensors++;
+    d->bytes += source->elements * 2;
+out:
+    if (c.source_fd >= 0)
+        file_close(c.source_fd);
+    free(c.src);
+    free(c.expected);
+    free(c.found);
+    return ret;
+}

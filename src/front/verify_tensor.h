@@ -1,0 +1,20 @@
+/* verify_tensor.h - one tensor of an export against its source, by the plain scalar path, a bounded piece at a time. */
+#ifndef FRONT_VERIFY_TENSOR_H
+#define FRONT_VERIFY_TENSOR_H
+#include "checkpoint/checkpoint.h"
+#include "front/differences.h"
+
+struct verify_piece {  /* where the bytes to be checked are */
+    const char *name;  /* of the tensor in the export */
+    const void *bytes; /* in memory, or NULL: */
+    int fd;            /* an open file */
+    const char *file;  /* its name */
+    uint64_t off;
+};
+
+/* fp16 cast of the source, transposed when it is a linear's matrix. Differences go to d; e is for what cannot be read.
+ */
+int verify_tensor(struct differences *d, const struct checkpoint *c, const struct tensor *source, bool transposed,
+                  const struct verify_piece *p, struct err *e);
+
+#endif
