@@ -182,7 +182,7 @@ static int gated(struct walk *w, const char *y, const char **gate, const char **
 /* h = r + down(silu(gate(n)) * up(n)), n = post_attention_layernorm(r): gives r. */
 static int mlp(struct walk *w, const char *h, const char **r)
 {
-    const char *branch, *y, *gate, *up, *x, *x2, *from;
+    const char *branch, *y, *gate = NULL, *up = NULL, *x, *x2, *from;
 
     if (residual_add(w, h, r, &branch) || linear(w, branch, layer_name(w, "mlp.down_proj"), &y) ||
         gated(w, y, &gate, &up) || linear(w, gate, layer_name(w, "mlp.gate_proj"), &x) ||

@@ -91,7 +91,7 @@ int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t of
 int file_read(const char *path, size_t most, char **text, size_t *n, struct err *e)
 {
     int fd = file_open_read(path, e), ret = -1;
-    struct file_id id;
+    struct file_id id = { 0 };
 
     if (fd < 0)
         return -1;
@@ -145,7 +145,7 @@ int file_create_whole(int dir_fd, const char *name, const char *shown, const voi
 int file_copy(const char *from, int dir_fd, const char *name, const char *shown, struct err *e)
 {
     int in = file_open_read(from, e), out, ret = 0;
-    struct file_id id;
+    struct file_id id = { 0 };
     char *piece;
 
     if (in < 0)
