@@ -36,11 +36,8 @@ void helper_quote(struct str *out, const char *text, size_t n)
         text++;
     while (end > text && (unsigned char)end[-1] <= ' ')
         end--;
-    if (end - text > QUOTE_MOST) {
-        end = text + QUOTE_MOST;
-        while (end > text && ((unsigned char)*end & 0xc0) == 0x80) /* not within a character */
-            end--;
-    }
+    if (end - text > QUOTE_MOST)
+        end = text + str_whole(text, QUOTE_MOST);
     str_add(out, text, (size_t)(end - text));
     for (size_t i = begin; i < out->n; i++) {
         unsigned char c = (unsigned char)out->s[i];
