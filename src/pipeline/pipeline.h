@@ -9,15 +9,16 @@
 #include "pipeline/plan.h"
 
 struct run_progress {
-    uint64_t read, written;   /* bytes so far */
+    uint64_t read, written; /* bytes so far */
     uint64_t to_read, to_write;
-    double seconds;           /* since the start */
+    double seconds; /* since the start */
 };
 
 struct run_options {
     const char *io;   /* engine or "auto" */
     unsigned threads; /* workers, at least 1 */
-    /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be NULL. */
+    /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be
+     * NULL. */
     int (*progress)(void *user, const struct run_progress *p);
     void *user;
 };
@@ -28,12 +29,12 @@ struct item_result { /* of layout.item[i] */
 };
 
 struct run_result {
-    struct item_result *item; /* arena of the plan */
-    uint64_t read, written;   /* bytes moved by I/O, rounding out included */
+    struct item_result *item;                           /* arena of the plan */
+    uint64_t read, written;                             /* bytes moved by I/O, rounding out included */
     double wall, read_busy, transform_busy, write_busy; /* seconds; transform over all workers */
-    uint64_t buffers;         /* bytes of buffers allocated: at most the plan's budget */
-    const char *engine;       /* that was used */
-    bool direct_read, direct_write; /* for at least one file */
+    uint64_t buffers;                                   /* bytes of buffers allocated: at most the plan's budget */
+    const char *engine;                                 /* that was used */
+    bool direct_read, direct_write;                     /* for at least one file */
 };
 
 /* Creates the layout's data files in directory `dir_fd` (`dir` is its name for

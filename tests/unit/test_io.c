@@ -280,6 +280,31 @@ static void an_op_that_never_moves_is_given_up(void **state)
     assert_non_null(strstr(e.msg, "out: takes no more bytes at 0, 10 are left"));
 }
 
+static struct io_op *stub_wait_5000(void *self)
+{
+    *(size_t *)self = stub_op->from;
+    stub_op->res = stub_op->len - stub_op->from < 5000 ? (ssize_t)(stub_op->len - stub_op->from) : 5000;
+    return stub_op;
+}
+
+static void a_direct_op_goes_on_at_a_block(void **state)
+{
+    const struct io_engine stub = { .name = "stub", .submit = stub_submit, .wait = stub_wait_5000 };
+
+    (void)state;
+    for (int direct = 0; direct < 2; direct++) {
+        size_t from;
+        struct io io = { .engine = &stub, .self = &from };
+        struct io_op op = { .direct = direct, .buf = want, .len = 8192, .name = "shard" };
+        struct err e = { 0 };
+
+        io_submit(&io, &op);
+        assert_ptr_equal(io_wait(&io, &e), &op);
+        assert_int_equal(from, direct ? 4096 : 5000);
+        assert_int_equal(op.done, 8192);
+    }
+}
+
 static void nothing(int sig) { (void)sig; }
 
 static void signals_do_not_disturb(void **state)
@@ -402,6 +427,7 @@ int main(void)
         cmocka_unit_test(direct_reads_may_end_with_the_file),
         cmocka_unit_test(a_refused_direct_read_goes_on_buffered),
         cmocka_unit_test(an_op_that_never_moves_is_given_up),
+        cmocka_unit_test(a_direct_op_goes_on_at_a_block),
         cmocka_unit_test(signals_do_not_disturb),
         cmocka_unit_test(closing_waits_for_what_is_in_flight),
         cmocka_unit_test(engines_are_chosen_by_name),

@@ -1,0 +1,157 @@
+#include "pipeline/pipeline.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <xxhash.h>
+#include "base/arena.h"
+#include "base/clock.h"
+#include "pipeline/run.h"
+
+enum { PROGRESS_NS = 200000000 };
+
+void run_leave(struct run *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->running--;
+    pthread_cond_signal(&r->left);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void locks_init(struct run *r)
+{
+    pthread_condattr_t attr;
+
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->left, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static void locks_release(struct run *r)
+{
+    pthread_cond_destroy(&r->left);
+    pthread_mutex_destroy(&r->lock);
+}
+
+/* Signals are for the caller's threads: ours begin with all of them blocked. */
+static int threads_start(struct run *r, pthread_t *thread, unsigned *started, unsigned workers, struct err *e)
+{
+    sigset_t all, before;
+    int ret = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (*started = 0; !ret && *started < workers + 2;) {
+        void *(*role)(void *) = *started == 0 ? reader_main : *started == 1 ? writer_main : worker_main;
+
+        pthread_mutex_lock(&r->lock);
+        r->running++;
+        pthread_mutex_unlock(&r->lock);
+        ret = pthread_create(&thread[*started], NULL, role, r);
+        if (ret)
+            run_leave(r);
+        else
+            ++*started;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ret ? err_errno(e, ret, "no thread number %u could be started: use fewer --threads", *started + 1) : 0;
+}
+
+static int report(struct run *r, const struct run_options *o, double begin)
+{
+    struct run_progress p = { .read = atomic_load(&r->read),
+                              .written = atomic_load(&r->written),
+                              .to_read = r->plan->to_read,
+                              .to_write = r->plan->to_write,
+                              .seconds = clock_wall() - begin };
+
+    return o->progress ? o->progress(o->user, &p) : 0;
+}
+
+/* False: the time is over and threads are running. */
+static bool all_left(struct run *r)
+{
+    struct timespec until;
+    bool left;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += PROGRESS_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&r->lock);
+    while (r->running && pthread_cond_timedwait(&r->left, &r->lock, &until) != ETIMEDOUT)
+        ;
+    left = !r->running;
+    pthread_mutex_unlock(&r->lock);
+    return left;
+}
+
+static void watch(struct run *r, const struct run_options *o, double begin)
+{
+    bool asked = true;
+
+    do {
+        if (asked && report(r, o, begin)) {
+            struct err e = { 0 };
+
+            err_set(&e, ERR_CANCELLED, "stopped on request before all weights were written");
+            ring_fail(&r->ring, &e);
+            asked = false;
+        }
+    } while (!all_left(r));
+    if (asked && !ring_stopped(&r->ring))
+        report(r, o, begin); /* 100 % */
+}
+
+static int move(struct run *r, const struct run_options *o, double begin, struct err *e)
+{
+    unsigned workers = o->threads ? o->threads : 1, started;
+    pthread_t *thread = calloc(workers + 2, sizeof *thread);
+
+    if (!thread)
+        return err_set(e, ERR_NOMEM, "no memory for %u threads", workers);
+    if (threads_start(r, thread, &started, workers, e))
+        ring_fail(&r->ring, e);
+    watch(r, o, begin);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(thread[i], NULL);
+    free(thread);
+    if (!r->ring.stop)
+        return 0;
+    *e = r->ring.err;
+    return -1;
+}
+
+static void result_init(struct run_result *r, const struct plan *p)
+{
+    *r = (struct run_result){ .item = arena_array(p->arena, p->layout->items_n, sizeof *r->item),
+                              .buffers = p->buffers };
+    for (size_t i = 0; i < p->layout->items_n; i++)
+        r->item[i].xxh3 = XXH3_64bits("", 0); /* of an empty one; the others get theirs */
+}
+
+int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
+                 struct err *e)
+{
+    struct run run = { .plan = p, .result = r };
+    double begin = clock_wall();
+    int ret = -1;
+
+    result_init(r, p);
+    locks_init(&run);
+    /* Whatever may be refused comes before the first file: memory, engines. */
+    if (ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
+        io_open(&run.out, o->io, WRITE_DEPTH, e) || outputs_create(&run, dir_fd, dir, e))
+        goto out;
+    r->engine = run.in.engine->name;
+    ret = move(&run, o, begin, e);
+out:
+    outputs_close(&run);
+    io_close(&run.in);
+    io_close(&run.out);
+    ring_release(&run.ring);
+    locks_release(&run);
+    r->wall = clock_wall() - begin;
+    return ret;
+}

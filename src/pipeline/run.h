@@ -1,0 +1,42 @@
+/* run.h - one run of the pipeline: what its threads share. */
+#ifndef PIPELINE_RUN_H
+#define PIPELINE_RUN_H
+#include <stdatomic.h>
+#include "io/io.h"
+#include "pipeline/pipeline.h"
+#include "pipeline/ring.h"
+
+enum { READ_DEPTH = 8, WRITE_DEPTH = 8 }; /* ops in flight */
+
+struct out_file {
+    const char *shown;
+    int fd;        /* buffered; -1: none */
+    int direct_fd; /* the same file with O_DIRECT; -1: none, the file system refuses it */
+    bool buffered; /* something went through the page cache */
+};
+
+struct run {
+    const struct plan *plan;
+    struct run_result *result; /* reader and writer have fields of their own, workers' are under the lock */
+    struct ring ring;
+    struct io in, out;           /* the reader's engine and the writer's */
+    struct out_file *file;       /* of the layout */
+    atomic_ullong read, written; /* bytes, for progress */
+    pthread_mutex_t lock;
+    pthread_cond_t left; /* a thread has ended */
+    unsigned running;    /* threads */
+};
+
+/* Thread functions; the argument is a struct run. */
+void *reader_main(void *run);
+void *worker_main(void *run);
+void *writer_main(void *run);
+
+/* The last that a thread does. */
+void run_leave(struct run *r);
+
+/* Creates the data files, with their heads. */
+int outputs_create(struct run *r, int dir_fd, const char *dir, struct err *e);
+void outputs_close(struct run *r);
+
+#endif

@@ -1,0 +1,312 @@
+/* writer.c - filled slabs to the output files, several writes at once.
+ *
+ * A contiguous, aligned slab goes out by O_DIRECT in large pieces; the runs of a
+ * row panel are shorter and lie anywhere, so they go through the page cache, as
+ * does everything where the file system knows no O_DIRECT.  Each piece is hashed
+ * while it is being written: an item's contiguous slabs come in file order.  An
+ * item that left in row panels is read back for that when all is written. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include "base/arena.h"
+#include "base/clock.h"
+#include "io/file.h"
+#include "pipeline/run.h"
+
+enum { PIECE_BYTES = 8 << 20 };
+
+struct slab_writes { /* a slab on its way to the disk */
+    const struct slab_plan *plan;
+    uint64_t slab;
+    uint64_t run, at;   /* the next piece: its run, and where in it */
+    unsigned in_flight; /* pieces */
+    bool issued;        /* all pieces */
+};
+
+struct item_hash {
+    XXH3_state_t *state; /* NULL before the first byte and after the last */
+    uint64_t bytes;      /* hashed so far */
+};
+
+struct writer {
+    struct run *run;
+    struct item_hash *hash;                     /* of layout.item */
+    struct slab_writes writes[WRITE_DEPTH + 1]; /* each has a piece in flight, but for the newest */
+    struct slab_writes *newest;                 /* that is not issued whole, or NULL */
+    struct io_op op[WRITE_DEPTH];
+    struct io_op *idle[WRITE_DEPTH]; /* ops that are not in flight */
+    unsigned idle_n;
+};
+
+/* ---- files ---- */
+
+static int output_create(struct run *r, unsigned i, int dir_fd, struct err *e)
+{
+    const struct data_file *d = &r->plan->layout->file[i];
+    struct out_file *f = &r->file[i];
+
+    f->fd = io_create(dir_fd, d->name, f->shown, d->bytes, e);
+    if (f->fd < 0 || file_pwrite(f->fd, f->shown, d->head, d->head_bytes, 0, e))
+        return -1;
+    r->result->written += d->head_bytes;
+    atomic_fetch_add(&r->written, d->head_bytes);
+    /* Where a page is larger than our blocks, a buffered and a direct write could meet in one. */
+    if (sysconf(_SC_PAGESIZE) > LAYOUT_ALIGN)
+        return 0;
+    f->direct_fd = io_reopen(dir_fd, d->name, f->shown, e);
+    if (f->direct_fd < 0)
+        return -1;
+    if (!io_direct(f->direct_fd, true)) {
+        close(f->direct_fd);
+        f->direct_fd = -1;
+    }
+    return 0;
+}
+
+int outputs_create(struct run *r, int dir_fd, const char *dir, struct err *e)
+{
+    const struct layout *l = r->plan->layout;
+
+    r->file = arena_array(r->plan->arena, l->files_n, sizeof *r->file);
+    for (size_t i = 0; i < l->files_n; i++)
+        r->file[i] = (struct out_file){ .shown = arena_printf(r->plan->arena, "%s/%s", dir, l->file[i].name),
+                                        .fd = -1,
+                                        .direct_fd = -1 };
+    for (unsigned i = 0; i < l->files_n; i++)
+        if (output_create(r, i, dir_fd, e))
+            return -1;
+    return 0;
+}
+
+void outputs_close(struct run *r)
+{
+    for (size_t i = 0; r->file && i < r->plan->layout->files_n; i++) {
+        if (r->file[i].fd >= 0)
+            close(r->file[i].fd);
+        if (r->file[i].direct_fd >= 0)
+            close(r->file[i].direct_fd);
+    }
+}
+
+/* The padded end goes, and what is in caches goes to the disk. Only then an output is written. */
+static int output_finish(struct out_file *f, const struct data_file *d, struct err *e)
+{
+    if (ftruncate(f->fd, (off_t)d->bytes))
+        return err_errno(e, errno, "%s: cannot be cut to its %llu bytes", f->shown, (unsigned long long)d->bytes);
+    if (fsync(f->fd))
+        return err_errno(e, errno, "%s: cannot be flushed to disk", f->shown);
+    if (f->buffered)
+        posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+    return 0;
+}
+
+/* ---- hashes ---- */
+
+static int hash_update(struct writer *w, unsigned item, const void *bytes, size_t n, struct err *e)
+{
+    struct item_hash *h = &w->hash[item];
+
+    if (!h->state) {
+        h->state = XXH3_createState();
+        if (!h->state)
+            return err_set(e, ERR_NOMEM, "no memory for the hash of a tensor");
+        XXH3_64bits_reset(h->state);
+    }
+    XXH3_64bits_update(h->state, bytes, n);
+    h->bytes += n;
+    if (h->bytes == w->run->plan->layout->item[item].bytes) {
+        w->run->result->item[item].xxh3 = XXH3_64bits_digest(h->state);
+        XXH3_freeState(h->state);
+        h->state = NULL;
+    }
+    return 0;
+}
+
+/* The part of a piece that is the tensor's own, where the slab's hash can be taken from it. */
+static int hash_piece(struct writer *w, const struct slab_plan *s, const struct io_op *op, struct err *e)
+{
+    uint64_t at = op->off - s->off;
+
+    if (s->runs > 1 || at >= s->payload)
+        return 0;
+    return hash_update(w, s->item, op->buf, (size_t)(s->payload - at < op->len ? s->payload - at : op->len), e);
+}
+
+static int hash_from_file(struct writer *w, unsigned item, unsigned char *buf, size_t room, struct err *e)
+{
+    const struct placed *it = &w->run->plan->layout->item[item];
+    const struct out_file *f = &w->run->file[it->file];
+
+    for (uint64_t at = 0; at < it->bytes;) {
+        size_t n = (size_t)(it->bytes - at < room ? it->bytes - at : room);
+        struct io_op op = { .fd = f->fd, .buf = buf, .len = n, .off = it->off + at, .name = f->shown };
+
+        if (ring_stopped(&w->run->ring))
+            return 0;
+        io_submit(&w->run->out, &op);
+        if (!io_wait(&w->run->out, e) || hash_update(w, item, buf, n, e))
+            return -1;
+        at += n;
+    }
+    return 0;
+}
+
+/* The buffers of the ring are free by now. */
+static int hash_the_rest(struct writer *w, struct err *e)
+{
+    size_t room;
+    unsigned char *buf = ring_scratch(&w->run->ring, &room);
+
+    if (room > PIECE_BYTES)
+        room = PIECE_BYTES;
+    for (unsigned i = 0; i < w->run->plan->layout->items_n; i++)
+        if (w->hash[i].bytes < w->run->plan->layout->item[i].bytes && hash_from_file(w, i, buf, room, e))
+            return -1;
+    return 0;
+}
+
+/* ---- slabs ---- */
+
+static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
+{
+    const struct slab_plan *s = &w->run->plan->slab[slab];
+    struct slab_writes *sw = w->writes;
+
+    while (sw->plan) /* there is one: see struct writer */
+        sw++;
+    *sw = (struct slab_writes){ .plan = s, .slab = slab };
+    if (s->runs == 1)
+        memset(w->run->ring.slab[slab].buf + s->payload, 0, (size_t)(s->run_bytes - s->payload));
+    return sw;
+}
+
+/* Without O_DIRECT, the kernel had better begin to write now than when all is there. */
+static void slab_end(struct writer *w, struct slab_writes *sw)
+{
+    const struct slab_plan *s = sw->plan;
+    const struct out_file *f = &w->run->file[s->file];
+
+    if (!s->direct || f->direct_fd < 0)
+        sync_file_range(f->fd, (off_t)s->off, (off_t)((s->runs - 1) * s->file_pitch + s->run_bytes),
+                        SYNC_FILE_RANGE_WRITE);
+    ring_written(&w->run->ring, sw->slab);
+    sw->plan = NULL;
+}
+
+static int piece_issue(struct writer *w, struct slab_writes *sw, struct err *e)
+{
+    const struct slab_plan *s = sw->plan;
+    const struct out_file *f = &w->run->file[s->file];
+    bool direct = s->direct && f->direct_fd >= 0;
+    uint64_t left = s->run_bytes - sw->at;
+    struct io_op *op = w->idle[--w->idle_n];
+
+    *op = (struct io_op){ .fd = direct ? f->direct_fd : f->fd,
+                          .direct = direct,
+                          .write = true,
+                          .buf = w->run->ring.slab[sw->slab].buf + sw->run * s->buf_pitch + sw->at,
+                          .len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES,
+                          .off = s->off + sw->run * s->file_pitch + sw->at,
+                          .name = f->shown,
+                          .user = sw };
+    sw->in_flight++;
+    sw->at += op->len;
+    if (sw->at == s->run_bytes) {
+        sw->at = 0;
+        sw->issued = ++sw->run == s->runs;
+    }
+    io_submit(&w->run->out, op);
+    return hash_piece(w, s, op, e);
+}
+
+static int piece_end(struct writer *w, struct err *e)
+{
+    struct io_op *op = io_wait(&w->run->out, e);
+    struct slab_writes *sw;
+
+    if (!op)
+        return -1;
+    sw = op->user;
+    w->idle[w->idle_n++] = op;
+    w->run->result->written += op->done;
+    w->run->result->direct_write |= op->direct;
+    w->run->file[sw->plan->file].buffered |= !op->direct;
+    atomic_fetch_add(&w->run->written, op->len);
+    if (!--sw->in_flight && sw->issued)
+        slab_end(w, sw);
+    return 0;
+}
+
+/* False: none now, or no more. */
+static bool slab_next(struct writer *w, double *idle)
+{
+    bool wait = w->idle_n == WRITE_DEPTH, any; /* nothing in flight */
+    double since = clock_wall();
+    uint64_t slab;
+
+    if (w->newest)
+        return true;
+    any = ring_to_write(&w->run->ring, wait, &slab);
+    *idle += wait ? clock_wall() - since : 0;
+    w->newest = any ? slab_begin(w, slab) : NULL;
+    return any;
+}
+
+static int write_all(struct writer *w, double *idle, struct err *e)
+{
+    for (;;) {
+        while (w->idle_n && slab_next(w, idle)) {
+            struct slab_writes *sw = w->newest;
+
+            if (piece_issue(w, sw, e))
+                return -1;
+            if (sw->issued)
+                w->newest = NULL;
+        }
+        if (w->idle_n == WRITE_DEPTH)
+            return 0; /* no more, or stopped */
+        if (piece_end(w, e))
+            return -1;
+    }
+}
+
+static int finish(struct writer *w, struct err *e)
+{
+    const struct layout *l = w->run->plan->layout;
+
+    if (ring_stopped(&w->run->ring) || hash_the_rest(w, e))
+        return -1;
+    for (size_t i = 0; i < l->files_n; i++)
+        if (output_finish(&w->run->file[i], &l->file[i], e))
+            return -1;
+    return 0;
+}
+
+void *writer_main(void *arg)
+{
+    struct run *run = arg;
+    size_t items = run->plan->layout->items_n;
+    struct writer w = { .run = run, .hash = xmalloc((items + 1) * sizeof *w.hash) };
+    struct err e = { 0 };
+    double begin = clock_wall(), idle = 0;
+
+    memset(w.hash, 0, items * sizeof *w.hash);
+    while (w.idle_n < WRITE_DEPTH) {
+        w.idle[w.idle_n] = &w.op[w.idle_n];
+        w.idle_n++;
+    }
+    if (!write_all(&w, &idle, &e))
+        finish(&w, &e);
+    io_close(&run->out);
+    for (size_t i = 0; i < items; i++)
+        XXH3_freeState(w.hash[i].state);
+    free(w.hash);
+    if (e.kind)
+        ring_fail(&run->ring, &e);
+    run->result->write_busy = clock_wall() - begin - idle;
+    run_leave(run);
+    return NULL;
+}
