@@ -3,14 +3,19 @@
 #include "io/io.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -364,6 +369,52 @@ static void engines_are_chosen_by_name(void **state)
     assert_non_null(strstr(e.msg, "\"magic\" is unknown: choose one of auto, uring, pread, fault"));
 }
 
+/* As container profiles do it. */
+static int forbid_uring(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = { sizeof filter / sizeof *filter, filter };
+
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+}
+
+enum child { FINE, NO_SECCOMP, AUTO_FAILED, URING_OPENED, WRONG_MESSAGE };
+
+static int without_uring(void)
+{
+    struct err e = { 0 };
+    struct io io;
+
+    if (forbid_uring())
+        return NO_SECCOMP;
+    if (io_open(&io, "auto", 8, &e) || strcmp(io.engine->name, "pread"))
+        return AUTO_FAILED;
+    io_close(&io);
+    if (!io_open(&io, "uring", 8, &e))
+        return URING_OPENED;
+    return e.kind == ERR_IO && strstr(e.msg, "--io pread") ? FINE : WRONG_MESSAGE;
+}
+
+static void where_io_uring_is_forbidden_auto_does_without(void **state)
+{
+    int status;
+    pid_t child = fork();
+
+    (void)state;
+    if (!child)
+        _exit(without_uring());
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == NO_SECCOMP)
+        skip();
+    assert_int_equal(WEXITSTATUS(status), FINE);
+}
+
 static void the_environment_says_which_fault(void **state)
 {
     static const char *const bad[] = { "fail", "fail=", "fail=x", "fail=3;error=5", "error=5000", "at_most=1,,fail=2" };
@@ -431,6 +482,7 @@ int main(void)
         cmocka_unit_test(signals_do_not_disturb),
         cmocka_unit_test(closing_waits_for_what_is_in_flight),
         cmocka_unit_test(engines_are_chosen_by_name),
+        cmocka_unit_test(where_io_uring_is_forbidden_auto_does_without),
         cmocka_unit_test(the_environment_says_which_fault),
         cmocka_unit_test(outputs_are_new_files_with_their_room),
     };
