@@ -52,6 +52,8 @@ struct wb_options { /* zero: the default */
     const char *target;        /* "edgellm-0.5" (default) */
     const char *chat_template; /* processed chat template (JSON) to validate and copy instead of rendering the model's */
     bool no_chat_template;     /* write no processed_chat_template.json */
+    bool eagle_base;           /* as the base of an EAGLE3 draft: tree attention, hidden states as an output */
+    bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
     bool strict;               /* warnings that may mean a wrong model are errors */
     bool overwrite;            /* replace an existing export, once the new one is complete */
     uint64_t memory;           /* bytes for all buffers, at least 16 MiB; default 512 MiB */

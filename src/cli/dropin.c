@@ -33,10 +33,7 @@ static int choose_device(struct args *a)
 
 static int run_export_llm(struct args *a)
 {
-    const char *later = a->eagle_base      ? "--is_eagle_base (a base model for EAGLE)"
-                        : a->reduced_vocab ? "--reduced_vocab_dir (a reduced vocabulary)"
-                        : a->fp8_kv_cache  ? "--fp8_kv_cache (an FP8 KV cache)"
-                                           : NULL;
+    const char *later = a->reduced_vocab ? "--reduced_vocab_dir (a reduced vocabulary)" : NULL;
     int status;
 
     if (later)
@@ -64,12 +61,14 @@ static const struct option_row llm_rows[] = {
       .help = "directory of the checkpoint" },
     { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
       .help = "directory to write; an older export in it is replaced" },
-    { "is_eagle_base", .kind = OPTION_FLAG, AT(eagle_base), .help = "not yet: export a base model for EAGLE" },
+    { "is_eagle_base", .kind = OPTION_FLAG, AT(wb.eagle_base),
+      .help = "export the model as the base of an EAGLE3 draft" },
     { "reduced_vocab_dir", .kind = OPTION_TEXT, AT(reduced_vocab), .value = "DIR", .initial = "none",
       .help = "not yet: directory of a vocab_map.safetensors" },
     { "chat_template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",
       .initial = "rendered from the model's own template", .help = "processed chat template (JSON) to check and copy" },
-    { "fp8_kv_cache", .kind = OPTION_FLAG, AT(fp8_kv_cache), .help = "not yet: keep keys and values in FP8" },
+    { "fp8_kv_cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),
+      .help = "keep keys and values in FP8, with the checkpoint's calibrated scales" },
     { 0 },
 };
 static const struct option_group options_llm = { "What is written", llm_rows };

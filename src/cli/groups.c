@@ -7,6 +7,12 @@
 static const struct option_row content_rows[] = {
     { "target", .kind = OPTION_TEXT, AT(wb.target), .value = "NAME", .initial = "edgellm-0.5",
       .help = "runtime and version that the export is for" },
+    { "eagle-base", .kind = OPTION_FLAG, AT(wb.eagle_base),
+      .help =
+          "export the model as the base of an EAGLE3 draft: tree attention, and the hidden states of three layers as "
+          "an output" },
+    { "fp8-kv-cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),
+      .help = "keep keys and values in FP8, with the scales that ModelOpt's calibration left in the checkpoint" },
     { "chat-template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",
       .initial = "rendered from the model's own template", .excludes = "no-chat-template",
       .help = "processed chat template (JSON) to check and copy" },

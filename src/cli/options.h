@@ -21,7 +21,6 @@ struct args {
     const char *report, *progress;
     /* of the reference's programs only */
     const char *base_model, *reduced_vocab;
-    bool eagle_base, fp8_kv_cache;
 };
 
 enum option_kind {

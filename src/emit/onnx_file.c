@@ -33,6 +33,10 @@ int inline_tensors(const struct graph *g, const struct dialect *d, const struct 
         if (layout_external(d, &g->init[i]))
             continue;
         t[i].n = recipe_bytes(g->init[i].recipe);
+        if (g->init[i].recipe->op == RECIPE_CONSTANT) {
+            t[i].bytes = g->init[i].recipe->bytes;
+            continue;
+        }
         t[i].bytes = arena_alloc(a, t[i].n + 1);
         if (read && read_inline(g->init[i].recipe, c, &t[i], a, e))
             return -1;

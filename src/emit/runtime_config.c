@@ -28,7 +28,8 @@ static int put_original_length(json_t *o, const struct model *m, struct err *e)
     return 0;
 }
 
-int runtime_config(const struct model *m, const struct dialect *d, struct str *out, struct err *e)
+int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, struct str *out,
+                   struct err *e)
 {
     json_t *o = json_object();
     int ret;
@@ -45,7 +46,7 @@ int runtime_config(const struct model *m, const struct dialect *d, struct str *o
     ret = put_original_length(o, m, e);
     put_u64(o, "head_dim", m->head_dim);
     json_object_set(o, "partial_rotary_factor", m->partial_rotary);
-    json_object_set_new(o, "model_type", json_string("llm"));
+    json_object_set_new(o, "model_type", json_string(model_type));
     json_object_set_new(o, "model", json_string(m->family->config_class));
     json_object_set_new(o, "edgellm_version", json_string(d->version));
     if (!ret)

@@ -7,6 +7,8 @@
 #include "model/model.h"
 
 /* Appends the text. Fails when a key that the target requires cannot be had. */
-int runtime_config(const struct model *m, const struct dialect *d, struct str *out, struct err *e);
+/* `model_type`: "llm" or "eagle3_base". */
+int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, struct str *out,
+                   struct err *e);
 
 #endif

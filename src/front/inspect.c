@@ -112,13 +112,14 @@ static void add_problem(json_t *problems, struct err *e)
 static void model_part(json_t *doc, const struct checkpoint *c, struct arena *a, json_t *problems)
 {
     struct notes notes = { 0 };
+    struct decoder_mode mode = { 0 };
     struct graph g = { 0 };
     struct model m = { 0 };
     struct err e = { 0 };
 
     if (!model_open(&m, c, a, &notes, &e)) {
         put(doc, "config", config_summary(&m));
-        decoder_build(&g, &m, dialects[0], a, &e);
+        decoder_build(&g, &m, dialects[0], &mode, a, &e);
         model_weight(&m, "embed_tokens.weight", m.vocab_size, m.hidden_size);
         model_check(&m, &e);
     }

@@ -43,11 +43,25 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
     return 0;
 }
 
+static int choose_mode(struct export_job *j, struct err *e)
+{
+    const struct wb_options *o = j->options;
+
+    j->mode = (struct decoder_mode){ .eagle_base = o->eagle_base, .fp8_kv_cache = o->fp8_kv_cache };
+    if (o->fp8_kv_cache && !model_kv_calibrated(&j->model))
+        notes_add(
+            &j->notes, NOTE_STRICT,
+            "%s: is not calibrated for an FP8 KV cache (no ..._bmm_quantizer._amax tensors): the scales are 1.0, which "
+            "may cost accuracy",
+            o->model);
+    return o->eagle_base ? decoder_eagle_layers(&j->mode, j->model.layers, e) : 0;
+}
+
 static int build_graph(struct export_job *j, struct err *e)
 {
     const struct tensor *embedding;
 
-    if (decoder_build(&j->graph, &j->model, j->dialect, &j->arena, e))
+    if (choose_mode(j, e) || decoder_build(&j->graph, &j->model, j->dialect, &j->mode, &j->arena, e))
         return -1;
     embedding = model_weight(&j->model, "embed_tokens.weight", j->model.vocab_size, j->model.hidden_size);
     if (model_check(&j->model, e))
@@ -88,7 +102,8 @@ static void make_metadata(struct export_job *j)
 
     add_meta(j, "weighbridge.version", WEIGHBRIDGE_VERSION);
     add_meta(j, "weighbridge.target", j->dialect->target);
-    add_meta(j, "weighbridge.mode", "llm");
+    add_meta(j, "weighbridge.mode", j->mode.eagle_base ? "eagle3_base" : "llm");
+    add_meta(j, "weighbridge.fp8_kv_cache", j->mode.fp8_kv_cache ? "1" : "0");
     add_meta(j, "weighbridge.chat_template",
              t->processed_from && !strcmp(t->processed_from, "file")
                  ? arena_printf(&j->arena, "file xxh3:%016llx", (unsigned long long)t->processed_xxh3)
@@ -109,7 +124,7 @@ static int decide_files(struct export_job *j, struct err *e)
 
     layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena);
     j->side.arena = &j->arena;
-    if (runtime_config(&j->model, j->dialect, &text, e) ||
+    if (runtime_config(&j->model, j->dialect, j->mode.eagle_base ? "eagle3_base" : "llm", &text, e) ||
         sidefiles_add_bytes(&j->side, "config.json", text.s, text.n, "for the runtime", e) ||
         tokenizer_files_collect(&request, &j->side, &j->tokenizer, &j->notes, e))
         goto out;

@@ -29,6 +29,7 @@ struct export_job {
     const struct dialect *dialect;
     struct checkpoint ckpt;
     struct model model;
+    struct decoder_mode mode;
     struct graph graph;
     const struct recipe *embedding;
     struct layout layout;

@@ -82,7 +82,7 @@ static int assign(struct walk *w, const struct made *init, const char *weight, b
     if (r->weight && strcmp(r->weight, weight))
         return err_set(w->e, ERR_FORMAT, "graph: initializer %s is used as %s and as %s", init->value, r->weight,
                        weight);
-    *r = (struct role){ weight, matrix };
+    *r = (struct role){ .weight = weight, .matrix = matrix, .layer = w->layer };
     return 0;
 }
 
@@ -207,6 +207,21 @@ static int head_projection(struct walk *w, const char *value, const char *which,
     return linear(w, value, layer_name(w, arena_printf(w->a, "self_attn.%s_proj", which)), x);
 }
 
+/* The one constant input that an AttentionPlugin may have. */
+static int cache_scale(struct walk *w, const Onnx__NodeProto *plugin)
+{
+    const struct made *init;
+
+    for (size_t i = 2; i < plugin->n_input; i++) {
+        if (!(init = init_of(w, plugin->input[i])))
+            continue;
+        if (assign(w, init, layer_name(w, "self_attn.k_v_scale_quant_orig"), false))
+            return -1;
+        w->role[init->init].scale = true;
+    }
+    return 0;
+}
+
 /* r = h + o(attention(q(n), k(n), v(n))), n = input_layernorm(h): gives h. */
 static int attention(struct walk *w, const char *r, const char **h)
 {
@@ -222,6 +237,8 @@ static int attention(struct walk *w, const char *r, const char **h)
         return lost(w, y, "an AttentionPlugin over a Concat of q, k and v");
     past = arena_printf(w->a, "past_key_values_%u", w->layer);
     if (plugin->n_input < 2 || same(w, plugin->input[1], past, "the attention plugin"))
+        return -1;
+    if (cache_scale(w, plugin))
         return -1;
     for (size_t i = 0; i < 3; i++) {
         if (head_projection(w, concat->input[i], which[i], &x) || (first && same(w, x, first, "a projection")))

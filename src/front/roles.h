@@ -11,9 +11,10 @@
 #include "emit/onnx_read.h"
 
 struct role {
-    const char
-        *weight; /* canonical: "layers.0.self_attn.q_proj.weight"; NULL: the walk did not come to this initializer */
-    bool matrix; /* a linear's: [in, out], the transpose of the checkpoint's */
+    const char *weight; /* canonical: "layers.0.self_attn.q_proj.weight"; NULL: the walk did not come to it */
+    bool matrix;        /* a linear's: [in, out], the transpose of the checkpoint's */
+    bool scale;         /* of a layer's FP8 cache: worked out, not a tensor of the checkpoint */
+    unsigned layer;
 };
 
 /* One role for each initializer of the graph, and the number of layers. Fails where the graph is not that of a decoder.

@@ -65,6 +65,13 @@ static bool given_template(const struct verify *v)
     return how && !strncmp(how, "file ", 5);
 }
 
+static bool is_meta(const struct verify *v, const char *key, const char *value)
+{
+    const char *found = onnx_metadata(v->onnx, key);
+
+    return found && !strcmp(found, value);
+}
+
 static int read_options(struct verify *v, struct err *e)
 {
     const char *target = onnx_metadata(v->onnx, "weighbridge.target"),
@@ -77,6 +84,8 @@ static int read_options(struct verify *v, struct err *e)
             "ours",
             v->o->out);
     v->repeat = (struct wb_options){ .model = v->o->model, .target = target, .memory = v->o->memory };
+    v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
+    v->repeat.fp8_kv_cache = is_meta(v, "weighbridge.fp8_kv_cache", "1");
     v->repeat.no_chat_template = !strcmp(how, "none") || (given_template(v) && !v->o->chat_template);
     v->repeat.chat_template = given_template(v) ? v->o->chat_template : NULL;
     return 0;
@@ -250,6 +259,27 @@ static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, con
     return verify_tensor(&v->d, &v->job.ckpt, source, role->matrix && source->rank == 2, &p, e);
 }
 
+/* Two floats from the calibration, inline. */
+static int compare_scale(struct verify *v, const Onnx__TensorProto *t, const struct role *role, struct err *e)
+{
+    const char *name = t->name ? t->name : "?";
+    float scale[2] = { 0 };
+
+    if (role->layer < v->job.model.layers && model_kv_scale(&v->job.model, role->layer, scale, e))
+        return -1;
+    if (t->raw_data.len != sizeof scale || memcmp(t->raw_data.data, scale, sizeof scale))
+        differ(&v->d, "tensor", name, "%s: differs from the calibration's {%g, %g}", name, (double)scale[0],
+               (double)scale[1]);
+    v->d.tensors++;
+    return 0;
+}
+
+static int compare_role(struct verify *v, const Onnx__TensorProto *t, const struct role *role, int data_fd,
+                        uint64_t data_n, struct err *e)
+{
+    return role->scale ? compare_scale(v, t, role, e) : compare_initializer(v, t, role, data_fd, data_n, e);
+}
+
 static int compare_initializers(struct verify *v, int data_fd, uint64_t data_n, struct err *e)
 {
     const Onnx__GraphProto *g = v->onnx->graph;
@@ -263,7 +293,7 @@ static int compare_initializers(struct verify *v, int data_fd, uint64_t data_n, 
 
         if (!role[i].weight)
             differ(&v->d, "tensor", name, "%s: the graph does not show what it is", name);
-        else if (compare_initializer(v, g->initializer[i], &role[i], data_fd, data_n, e))
+        else if (compare_role(v, g->initializer[i], &role[i], data_fd, data_n, e))
             return -1;
     }
     return 0;

@@ -38,6 +38,11 @@ const struct value *weight_bias(struct decoder *w, const char *name, const struc
     return initializer(w, name, t, false);
 }
 
+const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r)
+{
+    return graph_init(w->g, name, r, w->d->order(name));
+}
+
 void decoder_head(struct decoder *w, struct linear *l)
 {
     struct model *m = w->m;
@@ -95,18 +100,35 @@ static const struct value *layer(struct decoder *w, unsigned i, const struct val
     return w->d->add(w, &s, x, mlp(w, i, layer_norm(w, i, "post_attention_layernorm", x)));
 }
 
-int decoder_build(struct graph *g, struct model *m, const struct dialect *d, struct arena *a, struct err *e)
+int decoder_eagle_layers(struct decoder_mode *mode, uint64_t layers, struct err *e)
 {
-    struct decoder w = { .g = g, .m = m, .d = d, .e = e };
+    if (layers < 3)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "an EAGLE3 base needs at least 3 layers to take hidden states from, this model has %llu",
+                       (unsigned long long)layers);
+    mode->hidden[0] = 2;
+    mode->hidden[1] = (unsigned)(layers / 2);
+    mode->hidden[2] = (unsigned)(layers - 3);
+    return 0;
+}
+
+int decoder_build(struct graph *g, struct model *m, const struct dialect *d, const struct decoder_mode *mode,
+                  struct arena *a, struct err *e)
+{
+    struct decoder w = { .g = g, .m = m, .d = d, .e = e, .mode = mode };
     const struct value *x;
 
     *g = (struct graph){ .arena = a, .name = "main_graph", .opset = d->opset, .opset_n = d->opset_n };
     w.past = arena_array(a, m->layers, sizeof *w.past);
     w.present = arena_array(a, m->layers, sizeof *w.present);
+    w.state = arena_array(a, m->layers + 1, sizeof *w.state);
     x = d->inputs(&w);
-    for (unsigned i = 0; i < m->layers; i++)
+    for (unsigned i = 0; i < m->layers; i++) {
+        w.state[i] = x;
         x = layer(&w, i, x);
-    d->head(&w, d->norm(&w, "/model/norm", "norm.weight", x, m->hidden_size));
+    }
+    w.state[m->layers] = d->norm(&w, "/model/norm", "norm.weight", x, m->hidden_size);
+    d->head(&w, w.state[m->layers]);
     graph_sort_inits(g);
     return e->kind ? -1 : 0;
 }

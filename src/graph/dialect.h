@@ -9,15 +9,25 @@
 #include "graph/graph.h"
 #include "model/model.h"
 
+struct decoder_mode {   /* what is built of a model; zero: a plain decoder */
+    bool eagle_base;    /* tree attention, and the hidden states that an EAGLE3 draft reads */
+    unsigned hidden[3]; /* with eagle_base: which states, 0 = the input of layer 0, layers = the normed output */
+    bool fp8_kv_cache;  /* keys and values in FP8, with scales per layer */
+};
+/* The rule of the exporter that we replace for `hidden`; fails on fewer than 3 layers. */
+int decoder_eagle_layers(struct decoder_mode *mode, uint64_t layers, struct err *e);
+
 struct decoder { /* the state of one walk */
     struct graph *g;
     struct model *m;
     const struct dialect *d;
     struct err *e;
     /* graph inputs that later nodes need; which of them exist is the dialect's business */
-    const struct value *context_lengths, *rope, *cache_start, *last_token_ids;
+    const struct value *context_lengths, *rope, *cache_start, *last_token_ids, *mask, *positions;
     const struct value **past; /* by layer */
     const struct value **present;
+    const struct decoder_mode *mode;
+    const struct value **state; /* layers + 1: the input of each layer, and the normed output */
 };
 
 struct dialect {
@@ -54,12 +64,15 @@ const struct dialect *dialect_find(const char *target); /* NULL: unknown */
 
 /* The graph of a model in a dialect. Initializers are in their final order. Missing weights show in model_check, which
  * the caller asks next. */
-int decoder_build(struct graph *g, struct model *m, const struct dialect *d, struct arena *a, struct err *e);
+int decoder_build(struct graph *g, struct model *m, const struct dialect *d, const struct decoder_mode *mode,
+                  struct arena *a, struct err *e);
 
 /* For dialects: the initializer of a weight, cast to fp16, and transposed to [in, out] where it is a linear's. */
 const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n);
 const struct value *weight_matrix(struct decoder *w, const char *name, const struct tensor *t);
 const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t);
+/* An initializer whose values are known. */
+const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r);
 /* "lm_head", or the embedding again when tied: [vocab, hidden]. */
 void decoder_head(struct decoder *w, struct linear *l);
 

@@ -21,6 +21,12 @@ static uint64_t rotary_dim(const struct model *m)
     return d >= 1 && d < (double)m->head_dim ? (uint64_t)d : m->head_dim;
 }
 
+/* Logits of the last token, or of a tree's candidates. */
+static struct dim selected(const struct decoder *w)
+{
+    return w->mode->eagle_base ? DIM_NAMED("num_selected_tokens") : DIM(1);
+}
+
 static const struct value *inputs(struct decoder *w)
 {
     struct graph *g = w->g;
@@ -28,15 +34,21 @@ static const struct value *inputs(struct decoder *w)
     struct dim x[] = { BATCH, SEQ, DIM(m->hidden_size) };
     struct dim past[] = { BATCH, DIM(2), DIM(m->kv_heads), DIM_NAMED("past_len"), DIM(m->head_dim) };
     struct dim rope[] = { DIM_NAMED("rope_batch_size"), DIM_NAMED("max_position_embeddings"), DIM(rotary_dim(m)) };
-    struct dim batch[] = { BATCH, DIM(1) }, cache[] = { DIM_NAMED("kv_cache_start_batch_size") };
+    struct dim batch[] = { BATCH, selected(w) }, cache[] = { DIM_NAMED("kv_cache_start_batch_size") };
+    struct dim tree[] = { BATCH, DIM_NAMED("q_len"), DIM_NAMED("q_len_padded") };
     const struct value *embeds = graph_input(g, "inputs_embeds", DT_F16, 3, x);
 
     for (unsigned i = 0; i < m->layers; i++)
-        w->past[i] = graph_input(g, arena_printf(g->arena, "past_key_values_%u", i), DT_F16, 5, past);
+        w->past[i] = graph_input(g, arena_printf(g->arena, "past_key_values_%u", i),
+                                 w->mode->fp8_kv_cache ? DT_F8_E4M3 : DT_F16, 5, past);
     w->rope = graph_input(g, "rope_rotary_cos_sin", DT_F32, 3, rope);
     w->context_lengths = graph_input(g, "context_lengths", DT_I32, 1, batch);
     w->last_token_ids = graph_input(g, "last_token_ids", DT_I64, 2, batch);
     w->cache_start = graph_input(g, "kvcache_start_index", DT_I32, 1, cache);
+    if (w->mode->eagle_base) {
+        w->positions = graph_input(g, "attention_pos_id", DT_I32, 2, tree);
+        w->mask = graph_input(g, "attention_mask", DT_I32, 3, tree);
+    }
     return embeds;
 }
 
@@ -158,23 +170,42 @@ static const struct value *head_norm(struct decoder *w, struct scope *s, unsigne
     return reshape(s, y, b, q, heads * d, 0);
 }
 
+/* [k, v]: what one step of the FP8 cache is worth. */
+static const struct value *kv_scale(struct decoder *w, unsigned i)
+{
+    float scale[2];
+
+    model_kv_scale(w->m, i, scale, w->e);
+    return decoder_constant(w, arena_printf(w->g->arena, "model.layers.%u.self_attn.k_v_scale_quant_orig", i),
+                            recipe_constant(w->g->arena, DT_F32, 2, scale));
+}
+
 static const struct value *plugin(struct decoder *w, struct scope *s, unsigned i, const struct value *qkv)
 {
     struct graph *g = w->g;
     const struct model *m = w->m;
-    const struct value *in[] = { qkv, w->past[i], w->context_lengths, w->rope, w->cache_start };
+    const struct value *in[8] = { qkv, w->past[i], w->context_lengths, w->rope, w->cache_start };
+    size_t in_n = 5;
     struct value like = {
         .dtype = DT_F16, .rank = 4, .dim = { BATCH, SEQ, DIM(m->heads), DIM(m->head_dim) }, .shaped = true
     };
     struct dim present[] = { BATCH, DIM(2), DIM(m->kv_heads), DIM_NAMED("present_kv_cache_len"), DIM(m->head_dim) };
-    const struct value *out = node_add(s, "AttentionPlugin", in, sizeof in / sizeof *in, &like);
-    struct node *n = node_last(g);
+    const struct value *out;
+    struct node *n;
 
+    if (w->mode->eagle_base) {
+        in[in_n++] = w->mask;
+        in[in_n++] = w->positions;
+    }
+    if (w->mode->fp8_kv_cache)
+        in[in_n++] = kv_scale(w, i);
+    out = node_add(s, "AttentionPlugin", in, in_n, &like);
+    n = node_last(g);
     n->domain = "trt";
     w->present[i] = graph_value(g, arena_printf(g->arena, "present_key_values_%u", i), w->past[i]->dtype, 5, present);
     n->out[n->out_n++] = w->present[i]->name;
-    node_attr_int(g, "enable_fp8_kv_cache", 0);
-    node_attr_int(g, "enable_tree_attention", 0);
+    node_attr_int(g, "enable_fp8_kv_cache", w->mode->fp8_kv_cache);
+    node_attr_int(g, "enable_tree_attention", w->mode->eagle_base);
     node_attr_int(g, "head_size", (int64_t)m->head_dim);
     node_attr_int(g, "num_kv_heads", (int64_t)m->kv_heads);
     node_attr_int(g, "num_q_heads", (int64_t)m->heads);
@@ -210,17 +241,30 @@ static const struct value *silu_mul(struct decoder *w, const char *path, const s
     return binary(&s, "Mul", gate, up, gate);
 }
 
+/* Three layers' states side by side: what an EAGLE3 draft is fed. */
+static void hidden_states(struct decoder *w, struct scope *s)
+{
+    const unsigned *at = w->mode->hidden;
+    const struct value *three[] = { w->state[at[0]], w->state[at[1]], w->state[at[2]] };
+    struct value like = hidden(DT_F16, 3 * w->m->hidden_size);
+    struct value *out = unary(s, "Cast", concat(s, three, 3, -1, &like));
+
+    node_attr_int(w->g, "to", dtype_onnx(DT_F16));
+    out->name = node_last(w->g)->out[0] = "hidden_states";
+    graph_output(w->g, out);
+}
+
 static void head(struct decoder *w, const struct value *x)
 {
     struct graph *g = w->g;
     struct scope s = scope_enter(g, "");
-    struct value index = { .dtype = DT_I64, .rank = 3, .dim = { BATCH, DIM(1), DIM(1) }, .shaped = true };
+    struct value index = { .dtype = DT_I64, .rank = 3, .dim = { BATCH, selected(w), DIM(1) }, .shaped = true };
     const struct value *minus_one = const_i64s(&s, (const int64_t[]){ -1 }, 1);
     const struct value *at = binary(&s, "Unsqueeze", w->last_token_ids, minus_one, &index);
     struct value *last = binary(&s, "GatherND", x, at, x), *logits;
     struct linear l;
 
-    last->dim[1] = DIM(1);
+    last->dim[1] = selected(w);
     node_attr_int(g, "batch_dims", 1);
     decoder_head(w, &l);
     logits = unary(&s, "Cast", linear(w, "/lm_head", &l, last));
@@ -228,6 +272,8 @@ static void head(struct decoder *w, const struct value *x)
     logits->dtype = DT_F32;
     logits->name = node_last(g)->out[0] = "logits";
     graph_output(g, logits);
+    if (w->mode->eagle_base)
+        hidden_states(w, &s);
     for (unsigned i = 0; i < w->m->layers; i++)
         graph_output(g, w->present[i]);
 }
@@ -246,6 +292,7 @@ static const char *const vectors[] = {
     "self_attn.o_proj.bias",
     "self_attn.q_norm.weight",
     "self_attn.k_norm.weight",
+    "self_attn.k_v_scale_quant_orig",
 };
 static const char *const matrices[] = { "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
                                         "self_attn.o_proj.weight", "mlp.gate_proj.weight",    "mlp.up_proj.weight",

@@ -61,6 +61,17 @@ const struct recipe *recipe_transpose(struct arena *a, const struct recipe *in, 
     return r;
 }
 
+const struct recipe *recipe_constant(struct arena *a, enum dtype t, uint64_t n, const void *bytes)
+{
+    struct recipe *r = make(a, RECIPE_CONSTANT, NULL);
+
+    r->dtype = t;
+    r->rank = 1;
+    r->shape[0] = n;
+    r->bytes = arena_memdup(a, bytes, n * dtype_bytes(t));
+    return r;
+}
+
 uint64_t recipe_elements(const struct recipe *r)
 {
     uint64_t n = 1;
@@ -88,6 +99,9 @@ void recipe_describe(const struct recipe *r, struct str *out)
         recipe_describe(r->in, out);
         str_adds(out, ")");
         break;
+    case RECIPE_CONSTANT:
+        str_adds(out, "constant");
+        break;
     }
 }
 
@@ -103,7 +117,7 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
     if (r->op == RECIPE_CAST)
         r = r->in;
     if (r->op != RECIPE_SOURCE)
-        return err_set(e, ERR_INTERNAL, "%s: a recipe that the planner does not know", source_of(r)->name);
+        return err_set(e, ERR_INTERNAL, "a recipe that the planner does not know");
     p->source = r->source;
     p->transform = transform_find(kind, r->dtype, dst);
     if (!p->transform)

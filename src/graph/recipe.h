@@ -14,6 +14,7 @@ enum recipe_op {
     RECIPE_SOURCE,    /* a checkpoint tensor as it is */
     RECIPE_CAST,      /* to dtype, round to nearest even */
     RECIPE_TRANSPOSE, /* [r, c] -> [c, r] */
+    RECIPE_CONSTANT,  /* a few values worked out from metadata or scalars; always inline */
 };
 
 struct recipe {
@@ -22,6 +23,7 @@ struct recipe {
     unsigned rank;
     uint64_t shape[TENSOR_RANK_MAX];
     const struct tensor *source; /* RECIPE_SOURCE */
+    const void *bytes;           /* RECIPE_CONSTANT: recipe_bytes of them, little-endian */
     const struct recipe *in;     /* the others */
 };
 
@@ -29,12 +31,15 @@ const struct recipe *recipe_source(struct arena *a, const struct tensor *t);
 const struct recipe *recipe_cast(struct arena *a, const struct recipe *r, enum dtype to, struct err *e);
 const struct recipe *recipe_transpose(struct arena *a, const struct recipe *r, struct err *e);
 
+/* Copies the values: [n] of dtype t. */
+const struct recipe *recipe_constant(struct arena *a, enum dtype t, uint64_t n, const void *bytes);
+
 uint64_t recipe_elements(const struct recipe *r);
 uint64_t recipe_bytes(const struct recipe *r); /* of the result */
 /* "transpose(cast(model.norm.weight: BF16 -> F16))" */
 void recipe_describe(const struct recipe *r, struct str *out);
 
-/* What all recipes of today come down to: one source, one row of transforms[]. */
+/* What all recipes but constants come down to: one source, one row of transforms[]. */
 struct recipe_plain {
     const struct tensor *source;
     const struct transform *transform;

@@ -67,6 +67,11 @@ const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0
 const struct tensor *model_source(const struct model *m, const char *name);
 int model_check(const struct model *m, struct err *e);
 
+/* Scales {k, v} of layer i's FP8 cache: the calibrated maximum (ModelOpt's `..._bmm_quantizer._amax`, a scalar) / 448, 1.0 where
+ * there is none.  Reads those scalars, the only weights that the deciding half looks at. */
+int model_kv_scale(struct model *m, unsigned layer, float scale[2], struct err *e);
+bool model_kv_calibrated(const struct model *m);
+
 /* How a linear layer is stored in the file: [out, in], bias or none.  Quantized formats become rows of
  * stored_formats[]. */
 struct linear {

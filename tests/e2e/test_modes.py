@@ -1,0 +1,126 @@
+"""Ways to export a model besides the plain one, and that they compose: EAGLE3 base, FP8 KV cache."""
+import itertools
+import json
+
+import checkpoints
+import numpy as np
+import onnx
+import pytest
+from checkpoints import tensor
+from conftest import tree
+
+CASES = {  # golden: checkpoint, options
+    "llama__eagle_base": ("llama", ["--eagle-base"]),
+    "qwen2_5__eagle_base": ("qwen2_5", ["--eagle-base"]),
+    "llama_fp8kv": ("llama_kvfp8", ["--fp8-kv-cache"]),
+    "llama_fp8kv__eagle_base": ("llama_kvfp8", ["--fp8-kv-cache", "--eagle-base"]),
+    "qwen2_fp8kv": ("qwen2_kvfp8", ["--fp8-kv-cache"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case, weighbridge, golden, compare, tmp_path):
+    model, options = CASES[case]
+    out = tmp_path / "out"
+    weighbridge.ok("export", f"checkpoints/{model}", out, *options, cwd=golden)
+    assert "0 differences" in compare(golden / "edgellm-0.5" / case, out, "--loose-json", "--execute")
+    weighbridge.ok("verify", out, f"checkpoints/{model}", cwd=golden)
+
+
+def test_calibrated_checkpoint_without_the_option_is_a_plain_one(weighbridge, golden, tmp_path):
+    weighbridge.ok("export", "checkpoints/llama_kvfp8", tmp_path / "out", cwd=golden)
+    g = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    assert not any("scale" in t.name for t in g.initializer)
+    assert g.input[1].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+
+
+def calibrated(layers=4, dtype="F16", family="llama"):
+    ckpt = checkpoints.build(family, config={"num_hidden_layers": layers})
+    for i in range(layers):
+        for which, value in (("k", 1.5 + i), ("v", 100.0 / (i + 1))):
+            ckpt.tensors[f"model.layers.{i}.self_attn.{which}_bmm_quantizer._amax"] = tensor(np.array(value), dtype)
+    return ckpt
+
+
+def scales(out):
+    g = onnx.load(out / "model.onnx", load_external_data=False).graph
+    return {t.name: np.frombuffer(t.raw_data, "<f4") for t in g.initializer if t.name.endswith("k_v_scale_quant_orig")}
+
+
+@pytest.mark.parametrize("dtype, kind", [("F16", np.float16), ("F32", np.float32)])
+def test_scales(dtype, kind, weighbridge, tmp_path):
+    ckpt = calibrated(3, dtype)
+    del ckpt.tensors["model.layers.1.self_attn.v_bmm_quantizer._amax"]
+    ckpt.write(tmp_path / "model")
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "out", "--fp8-kv-cache", "--strict")
+    found = scales(tmp_path / "out")
+    for i in range(3):
+        k, v = (np.float32(kind(x)) / np.float32(448) for x in (1.5 + i, 100.0 / (i + 1)))
+        want = [k, 1.0 if i == 1 else v]
+        assert (found[f"model.layers.{i}.self_attn.k_v_scale_quant_orig"] == np.array(want, "<f4")).all()
+    weighbridge.ok("verify", tmp_path / "out", tmp_path / "model")
+    m = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    t = next(t for t in m.graph.initializer if t.name == "model.layers.2.self_attn.k_v_scale_quant_orig")
+    t.raw_data = t.raw_data[4:] + t.raw_data[:4]
+    onnx.save(m, tmp_path / "out" / "model.onnx")
+    assert t.name in weighbridge("verify", tmp_path / "out", tmp_path / "model").stdout
+
+
+def test_uncalibrated(weighbridge, tmp_path):
+    model = checkpoints.make(tmp_path / "model").path
+    r = weighbridge.ok("export", model, tmp_path / "out", "--fp8-kv-cache")
+    assert "not calibrated" in r.stderr and all((s == 1).all() for s in scales(tmp_path / "out").values())
+    said = weighbridge.refuses("export", model, tmp_path / "strict", "--fp8-kv-cache", "--strict")
+    assert "not calibrated" in said and not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize("bad", [np.zeros(()), np.array(np.inf), np.array(-1.0), np.ones(2)])
+def test_bad_calibration_is_refused(bad, weighbridge, tmp_path):
+    ckpt = calibrated(3)
+    ckpt.tensors["model.layers.1.self_attn.k_bmm_quantizer._amax"] = tensor(bad, "F16")
+    ckpt.write(tmp_path / "model")
+    said = weighbridge.refuses("export", tmp_path / "model", tmp_path / "out", "--fp8-kv-cache")
+    assert "model.layers.1.self_attn.k_bmm_quantizer._amax" in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layers, expected", [(3, [2, 1, 0]), (4, [2, 2, 1]), (6, [2, 3, 3])])
+def test_eagle_layers(layers, expected, weighbridge, tmp_path):
+    model = checkpoints.make(tmp_path / "model", config={"num_hidden_layers": layers}).path
+    weighbridge.ok("export", model, tmp_path / "out", "--eagle-base")
+    g = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    cast = next(n for n in g.node if n.output[0] == "hidden_states")
+    concat = next(n for n in g.node if n.output[0] == cast.input[0])
+    want = ["inputs_embeds" if i == 0 else f"/model/layers.{i - 1}/Add_1_output_0" for i in expected]
+    assert list(concat.input) == want
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "eagle3_base"
+
+
+def test_too_few_layers_for_eagle(weighbridge, tmp_path):
+    model = checkpoints.make(tmp_path / "model", config={"num_hidden_layers": 2}).path
+    said = weighbridge.refuses("export", model, tmp_path / "out", "--eagle-base")
+    assert "at least 3 layers" in said and "2" in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
+def test_modes_compose(family, weighbridge, tmp_path):
+    """Weights are those of the plain export, whatever the mode; each verifies; the checker takes it."""
+    calibrated(4, family=family).write(tmp_path / "model")
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "plain")
+    plain = tree(tmp_path / "plain")
+    for n, modes in enumerate(itertools.chain.from_iterable(itertools.combinations(["--eagle-base", "--fp8-kv-cache"], k)
+                                                            for k in (1, 2))):
+        out = tmp_path / f"out{n}"
+        weighbridge.ok("export", tmp_path / "model", out, *modes)
+        weighbridge.ok("verify", out, tmp_path / "model")
+        onnx.checker.check_model(str(out / "model.onnx"))
+        assert all((out / f).read_bytes() == plain[f] for f in ("onnx_model.data", "embedding.safetensors"))
+
+
+def test_drop_in_options(weighbridge, tmp_path):
+    calibrated(4).write(tmp_path / "model")
+    (tmp_path / "tensorrt-edgellm-export-llm").symlink_to(weighbridge.path.resolve())
+    import conftest
+    conftest.Program(tmp_path / "tensorrt-edgellm-export-llm").ok("--model_dir", tmp_path / "model", "--output_dir", tmp_path / "a",
+                                                                  "--is_eagle_base", "--fp8_kv_cache")
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "b", "--eagle-base", "--fp8-kv-cache")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
