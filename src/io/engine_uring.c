@@ -1,10 +1,11 @@
 /* engine_uring.c - io_uring: an op begins when it is submitted, so that several run at once.
  *
  * Nothing is registered (buffers, files) and no kernel thread polls: neither
- * gains anything for ops of megabytes.  Where io_uring is forbidden (seccomp
- * profiles of containers answer EPERM or ENOSYS), opening fails and "auto" goes
- * on to the next engine. */
-#include "io/io.h"
+ * gains anything for ops of megabytes.  A buffered write is only a copy into the
+ * page cache, for which io_uring would wake a thread of the kernel: it is done
+ * here and now.  Where io_uring is forbidden (seccomp profiles of containers
+ * answer EPERM or ENOSYS), opening fails and "auto" goes on to the next engine. */
+#include "io/op_queue.h"
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
@@ -14,8 +15,7 @@
 struct uring {
     struct io_uring ring;
     unsigned in_flight;
-    unsigned failed_n; /* ops that could not be submitted */
-    struct io_op *failed[];
+    struct op_queue *ready; /* ops that have a result already */
 };
 
 enum { SUBMIT_TRIES = 5000, OP_MAX = 1 << 30 };
@@ -31,11 +31,13 @@ static bool can_read_and_write(struct io_uring *ring)
 
 static void *uring_open(unsigned depth, struct err *e)
 {
-    struct uring *u = calloc(1, sizeof *u + depth * sizeof *u->failed);
+    struct uring *u = calloc(1, sizeof *u);
     int ret;
 
     if (!u)
-        return err_set(e, ERR_NOMEM, "no memory for an I/O queue of %u", depth), NULL;
+        return err_set(e, ERR_NOMEM, "no memory for an I/O engine"), NULL;
+    if (!(u->ready = op_queue_new(depth, e)))
+        return free(u), NULL;
     ret = io_uring_queue_init(depth, &u->ring, 0);
     if (!ret && !can_read_and_write(&u->ring)) {
         io_uring_queue_exit(&u->ring);
@@ -43,6 +45,7 @@ static void *uring_open(unsigned depth, struct err *e)
     }
     if (!ret)
         return u;
+    free(u->ready);
     free(u);
     err_errno(e, -ret, "io_uring is not to be had here, --io pread does without");
     return NULL;
@@ -65,26 +68,32 @@ static int submit_now(struct io_uring *ring)
     }
 }
 
-static void uring_submit(void *self, struct io_op *op)
+static int uring_begin(struct uring *u, struct io_op *op, unsigned n)
 {
-    struct uring *u = self;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring); /* never NULL: at most depth in flight */
-    size_t len = op->len - op->from;
-    unsigned n = len < OP_MAX ? (unsigned)len : OP_MAX;
-    int ret;
 
     if (op->write)
         io_uring_prep_write(sqe, op->fd, op->buf + op->from, n, op->off + op->from);
     else
         io_uring_prep_read(sqe, op->fd, op->buf + op->from, n, op->off + op->from);
     io_uring_sqe_set_data(sqe, op);
-    ret = submit_now(&u->ring);
-    if (ret) {
-        op->res = ret;
-        u->failed[u->failed_n++] = op;
-        return;
+    return submit_now(&u->ring);
+}
+
+static void uring_submit(void *self, struct io_op *op)
+{
+    struct uring *u = self;
+    size_t left = op->len - op->from;
+    unsigned n = left < OP_MAX ? (unsigned)left : OP_MAX;
+
+    if (op->write && !op->direct) {
+        op->res = op_do(op, n);
+        op_queue_push(u->ready, op);
+    } else if ((op->res = uring_begin(u, op, n))) {
+        op_queue_push(u->ready, op);
+    } else {
+        u->in_flight++;
     }
-    u->in_flight++;
 }
 
 static struct io_op *uring_wait(void *self)
@@ -93,8 +102,8 @@ static struct io_op *uring_wait(void *self)
     struct io_uring_cqe *cqe;
     struct io_op *op;
 
-    if (u->failed_n)
-        return u->failed[--u->failed_n];
+    if (u->ready->n)
+        return op_queue_pop(u->ready);
     while (io_uring_wait_cqe(&u->ring, &cqe))
         ; /* interrupted by a signal */
     op = io_uring_cqe_get_data(cqe);
@@ -109,10 +118,11 @@ static void uring_close(void *self)
 {
     struct uring *u = self;
 
-    u->failed_n = 0;
+    u->ready->n = 0;
     while (u->in_flight)
         uring_wait(u);
     io_uring_queue_exit(&u->ring);
+    free(u->ready);
     free(u);
 }
 

@@ -183,15 +183,23 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
     return sw;
 }
 
-/* Without O_DIRECT, the kernel had better begin to write now than when all is there. */
+/* Without O_DIRECT, the kernel had better begin to write now than when all is there.  Not so between the row panels of
+ * an item, each of which touches pages of the one before it. */
+static void start_writeback(const struct out_file *f, const struct slab_plan *s, const struct placed *item)
+{
+    if (s->runs == 1)
+        sync_file_range(f->fd, (off_t)s->off, (off_t)s->run_bytes, SYNC_FILE_RANGE_WRITE);
+    else if (s->off + (s->runs - 1) * s->file_pitch + s->run_bytes == item->off + item->bytes)
+        sync_file_range(f->fd, (off_t)item->off, (off_t)item->bytes, SYNC_FILE_RANGE_WRITE);
+}
+
 static void slab_end(struct writer *w, struct slab_writes *sw)
 {
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
 
     if (!s->direct || f->direct_fd < 0)
-        sync_file_range(f->fd, (off_t)s->off, (off_t)((s->runs - 1) * s->file_pitch + s->run_bytes),
-                        SYNC_FILE_RANGE_WRITE);
+        start_writeback(f, s, &w->run->plan->layout->item[s->item]);
     ring_written(&w->run->ring, sw->slab);
     sw->plan = NULL;
 }
