@@ -177,6 +177,7 @@ static void show_text(const json_t *description)
     show_ports(description, "inputs");
     show_ports(description, "outputs");
     show_tensors(description);
+    view_print_notes(description, stdout);
     show_problems(description);
 }
 

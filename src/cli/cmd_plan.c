@@ -88,15 +88,6 @@ static void show_room(const json_t *plan, bool verbose)
             view_count(m, "tiles"), view_count(m, "slabs"), view_count(m, "paneled"));
 }
 
-static void show_notes(const json_t *plan)
-{
-    const json_t *v;
-    size_t i;
-
-    json_array_foreach(json_object_get(plan, "notes"), i, v) say(
-        stdout, "%s: %s\n", json_is_true(json_object_get(v, "warning")) ? "warning" : "note", view_text(v, "text", ""));
-}
-
 static void show_text(const json_t *plan, const struct args *a)
 {
     const char *refused = view_text(plan, "refused", NULL);
@@ -109,7 +100,7 @@ static void show_text(const json_t *plan, const struct args *a)
         show_files(plan);
         show_room(plan, a->verbose);
         show_groups(plan, "unused", "tensors that are not needed", "pattern");
-        show_notes(plan);
+        view_print_notes(plan, stdout);
     }
     if (refused)
         say(stdout, "would be refused: %s\n", refused);

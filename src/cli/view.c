@@ -1,7 +1,6 @@
 #include "cli/view.h"
 #include "cli/say.h"
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 json_t *view_parse(const char *text)
@@ -50,4 +49,13 @@ const char *view_shape(char out[128], const json_t *object)
     }
     strcpy(out + n, "]");
     return out;
+}
+
+void view_print_notes(const json_t *object, FILE *f)
+{
+    const json_t *v;
+    size_t i;
+
+    json_array_foreach(json_object_get(object, "notes"), i, v)
+        say(f, "%s: %s\n", json_is_true(json_object_get(v, "warning")) ? "warning" : "note", view_text(v, "text", ""));
 }

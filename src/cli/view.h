@@ -3,6 +3,7 @@
 #define CLI_VIEW_H
 #include <jansson.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* NULL where the text is no JSON document: a fault of ours, already said. */
 json_t *view_parse(const char *text);
@@ -12,5 +13,7 @@ uint64_t view_count(const json_t *object, const char *key);
 double view_real(const json_t *object, const char *key);
 /* "[2, 3]"; dimensions may be names. `out` is cut where it is too short. */
 const char *view_shape(char out[128], const json_t *object);
+/* "warning: ..." or "note: ...", a line for each of "notes". */
+void view_print_notes(const json_t *object, FILE *f);
 
 #endif

@@ -123,6 +123,30 @@ static void bar_of_odd_runs(void **state)
     assert_non_null(strstr(line, "99:59:59 left"));
 }
 
+/* However often the library calls. */
+static void bar_is_drawn_five_times_a_second(void **state)
+{
+    struct wb_progress p = { .written = 1, .to_write = 2, .seconds = 1 };
+    struct run r = { .bar = true };
+    FILE *real = stderr;
+    unsigned pictures = 0;
+    double end;
+
+    (void)state;
+    stderr = collect();
+    end = now() + 0.5;
+    while (now() < end)
+        assert_int_equal(on_progress(&r, &p), 0);
+    run_end(&r);
+    fclose(stderr);
+    stderr = real;
+    for (char *s = text; pictures < 10 && (s = strstr(s, "50%")); s++)
+        pictures++;
+    assert_in_range(pictures, 2, 3);
+    assert_string_equal(text + strlen(text) - 5, "    \r"); /* and cleared in the end */
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +156,7 @@ int main(void)
         cmocka_unit_test(shapes),
         cmocka_unit_test(bar_fits_the_terminal),
         cmocka_unit_test(bar_of_odd_runs),
+        cmocka_unit_test(bar_is_drawn_five_times_a_second),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,483 @@
+"""The program as a command: usage, help, where output goes, exit status, reports, progress, interruption, and the
+names under which it stands in for others.  What an export contains is tested elsewhere."""
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+
+import pytest
+
+import checkpoints
+from conftest import ROOT, SANITIZER, Program, tree
+
+COMMANDS = ["export", "plan", "inspect", "verify", "help", "version"]
+PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft"]
+CONTENT = "target eagle-base fp8-kv-cache chat-template no-chat-template strict overwrite"
+OPTIONS = {
+    "export": CONTENT + " memory threads io device report quiet verbose progress help",
+    "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
+    "inspect": "json help",
+    "verify": "chat-template json quiet verbose progress help",
+    "help": "help",
+    "version": "help",
+    PROGRAMS[0]: "model_dir output_dir is_eagle_base reduced_vocab_dir chat_template fp8_kv_cache device help",
+    PROGRAMS[1]: "draft_model_dir output_dir base_model_dir device help",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return checkpoints.make(tmp_path_factory.mktemp("cli") / "model").path
+
+
+@pytest.fixture(scope="module")
+def exported(weighbridge, model):
+    out = model.parent / "exported"
+    weighbridge.ok("export", model, out)
+    return out
+
+
+@pytest.fixture
+def named(weighbridge, tmp_path):
+    """named(NAME) -> the program under that name"""
+    def link(name):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).symlink_to(weighbridge.path)
+        return Program(tmp_path / "bin" / name)
+    return link
+
+
+# ---------------------------------------------------------------------------------------------------- usage and help
+
+
+@pytest.mark.parametrize("line, said", [
+    ("", "no command"),
+    ("--nonsense", "unknown option '--nonsense'"),
+    ("exprt m o", "unknown command 'exprt': did you mean export?"),
+    ("tensorrt-edgellm-export-llm", "unknown command"),
+    ("help exprt", "unknown command 'exprt': did you mean export?"),
+    ("export", "export needs MODEL OUT"),
+    ("export m", "export needs MODEL OUT"),
+    ("export m o x", "'x' is one operand too many"),
+    ("export m o --overwite", "unknown option '--overwite': did you mean --overwrite?"),
+    ("export m o --over", "unknown option '--over': did you mean --overwrite?"),
+    ("export m o --json", "unknown option '--json'"),
+    ("export m o --memory", "--memory needs a value: SIZE"),
+    ("export m o --memory --overwrite", "--memory needs a value: SIZE"),
+    ("export m o --memory=", "--memory '' is not a size"),
+    ("export m o --memory 1.5G", "--memory '1.5G' is not a size"),
+    ("export m o --memory 15M", "too little: at least 16777216 bytes"),
+    ("export m o --memory 99999999999G", "too much"),
+    ("export m o --threads 0", "--threads 0 is too little"),
+    ("export m o --threads=-2", "--threads '-2' is not a whole number"),
+    ("export m o --io mmap", "--io 'mmap' is not one of auto|uring|pread|fault"),
+    ("export m o --device tpu", "--device 'tpu' is not one of cpu|auto"),
+    ("export m o --progress maybe", "--progress 'maybe' is not one of auto|always|never"),
+    ("export m o --strict=yes", "--strict takes no value"),
+    ("export m o -q -v", "--quiet and --verbose contradict each other"),
+    ("export m o --chat-template t --no-chat-template", "contradict each other"),
+    ("export m o --io uring --io pread", "--io is given twice, as 'uring' and as 'pread'"),
+    ("plan", "plan needs MODEL [OUT]"),
+    ("inspect", "inspect needs PATH"),
+    ("verify o", "verify needs OUT MODEL"),
+    ("version x", "unexpected operand 'x'"),
+    ("--memory 1G", "no command"),
+])
+def test_usage_errors(weighbridge, tmp_path, line, said):
+    r = weighbridge(*line.split(), cwd=tmp_path)
+    assert r.status == 2
+    assert r.stdout == ""
+    assert re.fullmatch(r"weighbridge: error: [^\n]+\n", r.stderr), r.stderr
+    assert said in r.stderr
+    assert tree(tmp_path) == {}
+
+
+def options_in(help_text):
+    return " ".join(re.findall(r"^  (?:-\w, |    )--(\S+)", help_text, re.M))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_option(weighbridge, command):
+    text = weighbridge.ok("help", command).stdout
+    assert options_in(text) == OPTIONS[command]
+    assert text.startswith(f"Usage: weighbridge {command}")
+    assert "\nExample:\n  weighbridge " + command in text
+    for option in re.split(r"^(?=  (?:-\w, |    )--)", text.split("\nExample:")[0], flags=re.M)[1:]:
+        takes_value = re.match(r"\s+(?:-\w, )?--\S+ \S*[A-Z|]", option)
+        assert bool(takes_value) == ("(default:" in " ".join(option.split())), option
+    assert max(map(len, text.splitlines())) <= 110
+    for spelling in ([command, "--help"], ["--help", command], [command, "-h"], [command, "--help", "x", "--what"]):
+        assert weighbridge.ok(*spelling).stdout == text
+
+
+def test_help_of_the_program(weighbridge):
+    r = weighbridge.ok("--help")
+    assert r.stderr == ""
+    assert weighbridge.ok("help").stdout == weighbridge.ok("-h").stdout == r.stdout
+    for name in COMMANDS + PROGRAMS:
+        assert re.search(rf"^  {name}\b", r.stdout, re.M)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_of_the_other_names(weighbridge, named, name):
+    text = weighbridge.ok("help", name).stdout
+    assert options_in(text) == OPTIONS[name]
+    assert named(name).ok("--help").stdout == text
+
+
+def test_documentation_agrees_with_the_help(weighbridge):
+    """docs/commands.md holds the very texts."""
+    text = (ROOT / "docs" / "commands.md").read_text()
+    for name in COMMANDS + PROGRAMS:
+        assert f"```\n{weighbridge.ok('help', name).stdout}```\n" in text, f"docs/commands.md: {name}"
+
+
+def test_version(weighbridge):
+    r = weighbridge.ok("--version")
+    assert re.fullmatch(r"weighbridge \d+\.\d+\.\d+\n", r.stdout) and r.stderr == ""
+    assert weighbridge.ok("version").stdout == r.stdout
+
+
+# ---------------------------------------------------------------------------------------------------- streams and status
+
+
+def test_export_says_what_it_did(weighbridge, model, tmp_path):
+    out = tmp_path / "out"
+    r = weighbridge.ok("export", model, out)
+    files = [p for p in out.iterdir()]
+    assert re.fullmatch(rf"{out}: {len(files)} files, [\d.]+ [kM]B in [\d.]+ s \([\d.]+ GB/s\), peak memory [\d.]+ MiB\n"
+                        r"\d+ tensors hashed, 0 warnings\n", r.stdout), r.stdout
+    assert r.stderr == ""
+
+
+def test_options_stand_anywhere(weighbridge, model, tmp_path):
+    a = weighbridge.ok("--memory", "64M", "export", "--threads=1", model, "--io", "pread", tmp_path / "a", "-q")
+    b = weighbridge.ok("export", "--", model, tmp_path / "b")
+    assert a.stdout == a.stderr == "" and b.stdout
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_warnings_go_to_stderr_and_are_counted(weighbridge, tmp_path):
+    model = checkpoints.make(tmp_path / "model", "mistral", config={"sliding_window": 32}).path
+    r = weighbridge.ok("export", model, tmp_path / "out")
+    assert re.fullmatch(r"weighbridge: warning: [^\n]*sliding[^\n]*\n", r.stderr), r.stderr
+    assert r.stdout.endswith(" 1 warning\n")
+    r = weighbridge.ok("export", model, tmp_path / "quiet", "-q")
+    assert r.stdout == r.stderr == ""
+
+
+def test_verbose_adds_notes(weighbridge, model, tmp_path):
+    r = weighbridge.ok("export", model, tmp_path / "out", "-v")
+    for word in ("read", "transform", "write"):
+        assert re.search(rf"^weighbridge: note: {word}: [\d.]+ \w+ in [\d.]+ s of work, [\d.]+ GB/s$", r.stderr, re.M)
+    assert all(line.startswith("weighbridge: note: ") for line in r.stderr.splitlines())
+
+
+def test_failure_is_one_sentence_on_stderr(weighbridge, tmp_path):
+    r = weighbridge("export", tmp_path / "none", tmp_path / "out")
+    assert r.status == 1 and r.stdout == ""
+    assert re.fullmatch(r"weighbridge: error: [^\n]*none[^\n]*\n", r.stderr), r.stderr
+    assert tree(tmp_path) == {}
+
+
+def test_control_characters_of_names_are_shown_as_text(weighbridge, tmp_path):
+    ckpt = checkpoints.build()
+    ckpt.tensors["evil\x1b[2J\x07name"] = checkpoints.Tensor("F16", (2,), b"abcd")
+    model = ckpt.write(tmp_path / "model").path
+    for r in (weighbridge("inspect", model), weighbridge("plan", model)):
+        assert "evil\\x1b[2J\\x07name" in r.stdout
+        assert "\x1b" not in r.stdout + r.stderr and "\x07" not in r.stdout + r.stderr
+
+
+def test_cuda_is_refused_before_anything(weighbridge, model, tmp_path):
+    for device in ("cuda", "cuda:1"):
+        r = weighbridge("export", model, tmp_path / "out", "--device", device)
+        assert r.status == 1 and r.stdout == ""
+        assert "no CUDA device" in r.stderr and "--device cpu" in r.stderr
+    assert tree(tmp_path) == {}
+
+
+def test_full_standard_output_is_an_error(weighbridge, model, tmp_path):
+    with open("/dev/full", "wb") as full:
+        r = subprocess.run([weighbridge.path, "inspect", model], stdout=full, stderr=subprocess.PIPE, text=True,
+                           env={**os.environ, **SANITIZER})
+    assert r.returncode == 1 and r.stderr == "weighbridge: error: standard output: No space left on device\n"
+
+
+# ---------------------------------------------------------------------------------------------------- plan, inspect, verify
+
+
+def test_plan_shows_and_writes_nothing(weighbridge, model, tmp_path):
+    before = tree(model)
+    r = weighbridge.ok("plan", model, tmp_path / "out", "--memory", "64M", "--progress", "always")
+    assert r.stderr == ""
+    for what in (r"^  model\.layers\.1\.mlp\.down_proj\.weight +\[96, 64\] +BF16 -> \S+ +\S+ +12288 +onnx_model\.data +model\.safetensors$",
+                 r"^transforms, by source bytes$", r"^files to be written$", r"^  embedding\.safetensors +\d+ bytes",
+                 r"^disk +[\d.]+ \w+ needed, [\d.]+ \w+ free$", r"^memory +[\d.]+ MiB of buffers in a budget of 64\.0 MiB: "):
+        assert re.search(what, r.stdout, re.M), what
+    assert "refused" not in r.stdout
+    plan = weighbridge.ok("plan", model, tmp_path / "out", "--json").json
+    assert plan["refused"] is None and len(plan["tensors"]) == r.stdout.count(" -> ") - 1
+    assert tree(model) == before and tree(tmp_path) == {}
+
+
+def test_plan_says_what_would_be_refused(weighbridge, tmp_path):
+    ckpt = checkpoints.build()
+    del ckpt.tensors["model.layers.1.mlp.up_proj.weight"]
+    model = ckpt.write(tmp_path / "model").path
+    r = weighbridge("plan", model, tmp_path / "out")
+    assert r.status == 1
+    assert re.search(r"^would be refused: .*model\.layers\.1\.mlp\.up_proj\.weight is missing", r.stdout, re.M | re.S)
+    r = weighbridge("plan", model, tmp_path / "out", "-q")
+    assert r.status == 1 and r.stdout.startswith("would be refused: ") and r.stderr == ""
+    r = weighbridge("plan", model, "--json")
+    assert r.status == 1 and "up_proj" in r.json["refused"]
+
+
+def test_inspect_of_both_kinds(weighbridge, model, exported):
+    r = weighbridge.ok("inspect", model)
+    assert r.stderr == "" and r.stdout.startswith(f"{model}: checkpoint, safetensors, ")
+    assert re.search(r"^  model\.norm\.weight +BF16 +\[64\] +128 +model\.safetensors +\d+$", r.stdout, re.M)
+    assert re.search(r"^family: llama$", r.stdout, re.M) and "hidden_size 64" in r.stdout
+    r = weighbridge.ok("inspect", exported)
+    assert r.stdout.startswith(f"{exported}: export, onnx, ")
+    assert re.search(r"^  weighbridge\.\w+ ", r.stdout, re.M)
+    assert re.search(r"^  inputs_embeds +\S+ +\[batch_size, seq_len, 64\]$", r.stdout, re.M)
+    assert weighbridge.ok("inspect", exported, "--json").json["kind"] == "export"
+
+
+def test_inspect_reports_problems(weighbridge, tmp_path):
+    ckpt = checkpoints.build()
+    del ckpt.tensors["model.layers.1.mlp.up_proj.weight"]
+    model = ckpt.write(tmp_path / "model").path
+    r = weighbridge("inspect", model)
+    assert r.status == 1 and "model.layers.1.mlp.down_proj.weight" in r.stdout
+    assert re.search(r"^problem: .*model\.layers\.1\.mlp\.up_proj\.weight is missing", r.stdout, re.M | re.S), r.stdout
+    r = weighbridge("inspect", model, "--json")
+    assert r.status == 1 and len(r.json["problems"]) == 1
+
+
+def test_verify_says_what_was_compared_and_what_differs(weighbridge, model, exported, tmp_path):
+    r = weighbridge.ok("verify", exported, model)
+    assert re.fullmatch(r"ok: \d+ tensors, \d+ files, [\d.]+ [kM]B compared\n", r.stdout) and r.stderr == ""
+    assert weighbridge.ok("verify", exported, model, "-q").stdout == ""
+    spoiled = tmp_path / "spoiled"
+    spoiled.mkdir()
+    for name, data in tree(exported).items():
+        (spoiled / name).write_bytes(data)
+    data = bytearray((spoiled / "onnx_model.data").read_bytes())
+    data[0] ^= 1
+    (spoiled / "onnx_model.data").write_bytes(data)
+    r = weighbridge("verify", spoiled, model)
+    assert r.status == 1 and re.search(r"^tensor model\.\S+: .+\nnot ok: 1 difference in \d+ tensors", r.stdout), r.stdout
+    r = weighbridge("verify", spoiled, model, "--json")
+    assert r.status == 1 and r.json["ok"] is False and r.json["differences"][0]["what"] == "tensor"
+
+
+# ---------------------------------------------------------------------------------------------------- --report
+
+
+def test_report_is_written_whole(weighbridge, model, tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text("an older one")
+    report.chmod(0o640)
+    weighbridge.ok("export", model, tmp_path / "out", "--report", report)
+    told = json.loads(report.read_text())
+    assert told["totals"]["wall"] > 0 and all(re.fullmatch("[0-9a-f]{16}", t["xxh3"]) for t in told["tensors"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "report.json"]
+
+
+def test_report_of_a_failed_export_leaves_the_old_one(weighbridge, tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text("an older one")
+    before = tree(tmp_path)
+    weighbridge.refuses("export", tmp_path / "none", tmp_path / "out", "--report", report)
+    assert tree(tmp_path) == before
+
+
+def test_report_on_standard_output_is_all_of_it(weighbridge, model, tmp_path):
+    r = weighbridge.ok("export", model, tmp_path / "out", "--report", "-")
+    assert r.json["totals"]["wall"] > 0
+    assert weighbridge.ok("plan", model, "--report=-").json["refused"] is None
+
+
+def test_report_follows_a_link_and_spares_what_is_no_file(weighbridge, model, tmp_path):
+    """A pipe stands for /dev/null here: a fault must not cost the machine its device."""
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    weighbridge.ok("export", model, tmp_path / "a", "--report", tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "real.json").read_text())
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to pipe").symlink_to("pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    weighbridge.ok("plan", model, "--report", tmp_path / "to pipe")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "to pipe").is_symlink()
+    assert json.loads(os.read(reader, 1 << 20))["refused"] is None
+    os.close(reader)
+
+
+def test_report_that_cannot_be_written_stops_the_export_before_it_begins(weighbridge, model, exported, tmp_path):
+    (tmp_path / "directory").mkdir()
+    before, older = tree(model), tree(exported)
+    for report, said in ((tmp_path / "none" / "r.json", "No such file or directory"),
+                         (tmp_path / "directory", "is a directory"),
+                         (model / "r.json", "lies inside MODEL"), (model / "config.json", "lies inside MODEL"),
+                         (exported / "r.json", "lies inside OUT")):
+        said_really = weighbridge.refuses("export", model, exported, "--overwrite", "--report", report)
+        assert said in said_really and str(report) in said_really
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["directory"]
+    assert tree(model) == before and tree(exported) == older
+
+
+# ---------------------------------------------------------------------------------------------------- a terminal
+
+
+def big_model(path):
+    """1.2 GB of zeros that take no room on disk: an export long enough to be watched and interrupted."""
+    ckpt = checkpoints.build("llama", config={"num_hidden_layers": 1})
+    config = dict(ckpt.config, hidden_size=2048, intermediate_size=8192, num_hidden_layers=8, num_attention_heads=32,
+                  num_key_value_heads=32, head_dim=64, vocab_size=16000)
+    shapes = {"model.embed_tokens.weight": (16000, 2048), "lm_head.weight": (16000, 2048), "model.norm.weight": (2048,)}
+    for i in range(8):
+        layer = f"model.layers.{i}."
+        shapes |= {layer + name + ".weight": (rows, cols) for name, rows, cols, _ in checkpoints.linears(config)}
+        shapes |= {layer + name + ".weight": (2048,) for name in ("input_layernorm", "post_attention_layernorm")}
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    checkpoints.Checkpoint(config, {}, ckpt.files).write(path)
+    text = json.dumps(header).encode()
+    (path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path / "model.safetensors", 8 + len(text) + at)
+    return path
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    return big_model(tmp_path_factory.mktemp("big") / "model")
+
+
+class OnTerminal:
+    """A run whose standard error is a terminal."""
+
+    def __init__(self, *command):
+        self.master, slave = pty.openpty()
+        self.run = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                    stderr=slave, env={**os.environ, **SANITIZER})
+        os.close(slave)
+        self.shown = b""
+
+    def read_until(self, wanted, seconds=60):
+        end = time.monotonic() + seconds
+        while not wanted(self.shown):
+            if time.monotonic() > end or not select.select([self.master], [], [], 1)[0]:
+                if time.monotonic() > end:
+                    pytest.fail(f"did not come: {self.shown[-500:]!r}")
+                continue
+            try:
+                piece = os.read(self.master, 65536)
+            except OSError:  # closed by the last writer
+                return
+            self.shown += piece
+
+    def end(self):
+        """-> status, stdout, what the terminal showed"""
+        self.read_until(lambda shown: False, 120)
+        out = self.run.stdout.read().decode()
+        status = self.run.wait(60)
+        os.close(self.master)
+        return status, out, self.shown.decode()
+
+
+BAR = re.compile(rb"\r(?:\[#*\.*\]  )? *\d+%  [\d.]+ \w+ of [\d.]+ \w+  [\d.]+ GB/s  \S+ left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_bar_on_a_terminal_and_interruption(weighbridge_release, big, tmp_path, number):
+    """The bar comes, a signal stops the run cleanly: the bar goes, nothing is published or left."""
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    t = OnTerminal(weighbridge_release.path, "export", big, out, "--memory", "64M", "--report", report)
+    t.read_until(BAR.search)
+    t.run.send_signal(number)
+    status, stdout, shown = t.end()
+    assert status == 1 and stdout == ""
+    assert re.search("\r {30,}\rweighbridge: error: interrupted; nothing was published\r\n$", shown), shown[-300:]
+    assert tree(tmp_path) == {}
+
+
+def test_no_bar_where_none_is_wanted(weighbridge, model, tmp_path):
+    for i, options in enumerate((["-q"], ["--progress", "never"])):
+        t = OnTerminal(weighbridge.path, "export", model, tmp_path / str(i), *options)
+        status, _, shown = t.end()
+        assert status == 0 and shown == ""
+
+
+def test_interruption_without_a_terminal_leaves_the_old_export(weighbridge_release, big, model, tmp_path):
+    out = tmp_path / "out"
+    weighbridge_release.ok("export", model, out)
+    before = tree(tmp_path)
+    run = subprocess.Popen([weighbridge_release.path, "export", big, out, "--overwrite", "--progress", "always", "--memory",
+                            "64M"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **SANITIZER})
+    first = run.stderr.read(20)  # the bar: the weights move
+    run.send_signal(signal.SIGINT)
+    stdout, stderr = run.communicate(timeout=60)
+    assert run.returncode == 1 and stdout == b""
+    assert first.startswith(b"\r") and stderr.endswith(b"weighbridge: error: interrupted; nothing was published\n")
+    assert tree(tmp_path) == before
+
+
+# ---------------------------------------------------------------------------------------------------- other names
+
+
+def test_drop_in_export(named, weighbridge, model, tmp_path):
+    """The reference's options; cuda is the CPU, with a notice; an older export is replaced without asking."""
+    program, out = named(PROGRAMS[0]), tmp_path / "out"
+    r = program.ok("--model_dir", model, f"--output_dir={out}")
+    assert re.fullmatch(rf"{PROGRAMS[0]}: note: device cuda: [^\n]*CPU[^\n]*\n", r.stderr)
+    assert r.stdout.startswith(f"{out}: ")
+    r = program.ok("--model", model, "--out", out, "--device", "cpu")
+    assert r.stderr == ""
+    weighbridge.ok("export", model, tmp_path / "plain")
+    assert tree(out) == tree(tmp_path / "plain")
+    assert "device cuda:1: " in program.ok("--model_dir", model, "--output_dir", out, "--device", "cuda:1").stderr
+
+
+def test_drop_in_spares_what_is_no_export(named, model, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    said = named(PROGRAMS[0]).refuses("--model_dir", model, "--output_dir", out, "--device", "cpu")
+    assert said.startswith(f"{PROGRAMS[0]}: error: ") and tree(out) == {"thesis.txt": b"years of work"}
+
+
+@pytest.mark.parametrize("name, line", [
+    (PROGRAMS[0], "--model_dir m --output_dir o --reduced_vocab_dir v"),
+    (PROGRAMS[1], "--draft_model_dir m --output_dir o"),
+    (PROGRAMS[1], "--draft_model_dir m --output_dir o --base_model_dir b --device cpu"),
+])
+def test_drop_in_modes_of_later_versions(named, tmp_path, name, line):
+    (tmp_path / "work").mkdir()
+    said = named(name).refuses(*line.split(), cwd=tmp_path / "work")
+    assert re.fullmatch(rf"{name}: error: not yet: [^\n]+\n", said)
+    assert tree(tmp_path / "work") == {}
+
+
+@pytest.mark.parametrize("name, line, said", [
+    (PROGRAMS[0], "", "--model_dir is missing"),
+    (PROGRAMS[0], "--model_dir m", "--output_dir is missing"),
+    (PROGRAMS[0], "--model_dir m --output_dir o --device tpu", "--device 'tpu' is neither cpu nor cuda"),
+    (PROGRAMS[0], "--model_dir m --output_dir o --overwrite", "unknown option '--overwrite'"),
+    (PROGRAMS[0], "--model_dir m --output_dir o x", "unexpected operand 'x'"),
+    (PROGRAMS[0], "--model_dir", "--model_dir needs a value: DIR"),
+    (PROGRAMS[1], "--output_dir o", "--draft_model_dir is missing"),
+])
+def test_drop_in_usage_errors(named, tmp_path, name, line, said):
+    r = named(name)(*line.split())
+    assert r.status == 2 and r.stdout == ""
+    assert re.fullmatch(rf"{name}: error: [^\n]+\n", r.stderr) and said in r.stderr
