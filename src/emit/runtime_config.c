@@ -15,7 +15,7 @@ static int put_original_length(json_t *o, const struct model *m, struct err *e)
 
     if (!type || strcmp(type, "longrope"))
         return 0;
-    v = json_object_get(m->ckpt->config, "original_max_position_embeddings");
+    v = json_object_get(m->text, "original_max_position_embeddings");
     if (!v)
         v = json_object_get(m->rope_scaling, "original_max_position_embeddings");
     if (!json_is_integer(v))

@@ -395,6 +395,23 @@ static int add_rendered(struct collect *c, struct err *e)
     return ret;
 }
 
+/* The family's own: its runtime is given this one whatever the model's template says. */
+static int add_builtin(struct collect *c, struct err *e)
+{
+    json_t *v = json_parse(c->r->builtin, strlen(c->r->builtin), "the built-in chat template", e);
+    struct str text = { 0 };
+    int ret;
+
+    if (!v)
+        return -1;
+    json_print(&text, v, true, true);
+    c->result->processed_from = "model";
+    ret = sidefiles_add_bytes(c->out, "processed_chat_template.json", text.s, text.n, "built in for this family", e);
+    str_release(&text);
+    json_decref(v);
+    return ret;
+}
+
 static int add_processed(struct collect *c, struct err *e)
 {
     c->result->processed_from = "none";
@@ -402,6 +419,8 @@ static int add_processed(struct collect *c, struct err *e)
         return add_given(c, e);
     if (c->r->no_chat_template)
         return 0;
+    if (c->r->builtin)
+        return add_builtin(c, e);
     if (c->text)
         return add_rendered(c, e);
     notes_add(

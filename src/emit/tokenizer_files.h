@@ -20,6 +20,7 @@ struct tokenizer_request {
     const char
         *chat_template;    /* --chat-template FILE: validated and copied byte for byte; NULL: render the model's own */
     bool no_chat_template; /* --no-chat-template: no processed_chat_template.json, no helper process */
+    const char *builtin;   /* processed chat template (JSON) that rules over the model's own; or NULL */
     bool multimodal;       /* content types are looked for */
     int64_t now;           /* seconds since 1970, for templates that write the date; 0: the clock */
 };

@@ -109,15 +109,14 @@ static void add_problem(json_t *problems, struct err *e)
 }
 
 /* What an export would stumble over, besides the files themselves. */
-static void model_part(json_t *doc, const struct checkpoint *c, struct arena *a, json_t *problems)
+static void model_part(json_t *doc, const struct checkpoint *c, struct notes *notes, struct arena *a, json_t *problems)
 {
-    struct notes notes = { 0 };
     struct decoder_mode mode = { 0 };
     struct graph g = { 0 };
     struct model m = { 0 };
     struct err e = { 0 };
 
-    if (!model_open(&m, c, a, &notes, &e)) {
+    if (!model_open(&m, c, a, notes, &e)) {
         put(doc, "config", config_summary(&m));
         decoder_build(&g, &m, dialects[0], &mode, a, &e);
         model_weight(&m, "embed_tokens.weight", m.vocab_size, m.hidden_size);
@@ -125,9 +124,8 @@ static void model_part(json_t *doc, const struct checkpoint *c, struct arena *a,
     }
     put_text(doc, "family", m.family ? m.family->model_type : NULL);
     add_problem(problems, &e);
-    put(doc, "notes", report_notes(&notes));
+    put(doc, "notes", report_notes(notes));
     graph_release(&g);
-    notes_release(&notes);
     model_close(&m);
 }
 
@@ -145,11 +143,8 @@ static json_t *inspect_checkpoint(const char *path, struct arena *a, struct err 
         doc = NULL;
     } else {
         put_text(doc, "container", c.container);
-        model_part(doc, &c, a, problems);
+        model_part(doc, &c, &notes, a, problems);
         put_tensors(doc, &c);
-        for (size_t i = 0; i < notes.n; i++)
-            json_array_append_new(notes.v[i].warning ? problems : json_object_get(doc, "notes"),
-                                  json_string(notes.v[i].text));
         put(doc, "problems", problems);
     }
     ckpt_close(&c);

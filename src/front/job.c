@@ -118,7 +118,9 @@ static int decide_files(struct export_job *j, struct err *e)
                                          .chat_template = o->chat_template,
                                          .no_chat_template = o->no_chat_template,
                                          .model_path = j->hints.model_path,
-                                         .now = j->hints.now };
+                                         .now = j->hints.now,
+                                         .multimodal = j->model.vision,
+                                         .builtin = j->model.family->template };
     struct str text = { 0 };
     int ret = -1;
 

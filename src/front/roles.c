@@ -147,6 +147,18 @@ static int same(struct walk *w, const char *value, const char *expected, const c
                                               what, value, expected);
 }
 
+/* h = Add(x, deepstack_embeds_<layer>), where the layer has one: gives x. */
+static const char *without_deepstack(const struct walk *w, const char *h)
+{
+    const Onnx__NodeProto *n = node_of(w, h, "Add");
+    const char *name = arena_printf(w->a, "deepstack_embeds_%u", w->layer);
+
+    for (size_t i = 0; n && n->n_input == 2 && i < 2; i++)
+        if (!strcmp(n->input[i], name))
+            return n->input[1 - i];
+    return h;
+}
+
 /* Add(residual, linear): either order. */
 static int residual_add(struct walk *w, const char *value, const char **residual, const char **branch)
 {
@@ -179,14 +191,22 @@ static int gated(struct walk *w, const char *y, const char **gate, const char **
     return lost(w, y, "silu(gate) * up");
 }
 
+/* A linear, or a Slice of a fused one; that it is the right slice is for the comparison of nodes. */
+static int part(struct walk *w, const char *value, const char *module, const char *fused, const char **x)
+{
+    const char *whole = before(w, value, "Slice");
+
+    return whole ? linear(w, whole, layer_name(w, fused), x) : linear(w, value, layer_name(w, module), x);
+}
+
 /* h = r + down(silu(gate(n)) * up(n)), n = post_attention_layernorm(r): gives r. */
 static int mlp(struct walk *w, const char *h, const char **r)
 {
     const char *branch, *y, *gate = NULL, *up = NULL, *x, *x2, *from;
 
     if (residual_add(w, h, r, &branch) || linear(w, branch, layer_name(w, "mlp.down_proj"), &y) ||
-        gated(w, y, &gate, &up) || linear(w, gate, layer_name(w, "mlp.gate_proj"), &x) ||
-        linear(w, up, layer_name(w, "mlp.up_proj"), &x2) || same(w, x2, x, "up_proj") ||
+        gated(w, y, &gate, &up) || part(w, gate, "mlp.gate_proj", "mlp.gate_up_proj", &x) ||
+        part(w, up, "mlp.up_proj", "mlp.gate_up_proj", &x2) || same(w, x2, x, "up_proj") ||
         norm(w, x, layer_name(w, "post_attention_layernorm.weight"), &from))
         return -1;
     return same(w, from, *r, "post_attention_layernorm");
@@ -204,7 +224,7 @@ static int head_projection(struct walk *w, const char *value, const char *which,
         if (!value)
             return lost(w, inner, "a norm of heads");
     }
-    return linear(w, value, layer_name(w, arena_printf(w->a, "self_attn.%s_proj", which)), x);
+    return part(w, value, arena_printf(w->a, "self_attn.%s_proj", which), "self_attn.qkv_proj", x);
 }
 
 /* The one constant input that an AttentionPlugin may have. */
@@ -278,7 +298,7 @@ int roles_find(const Onnx__GraphProto *g, struct role **role, unsigned *layers, 
     if (norm(&w, x, "norm.weight", &h))
         return -1;
     while (w.layer--) {
-        if (mlp(&w, h, &r) || attention(&w, r, &h))
+        if (mlp(&w, without_deepstack(&w, h), &r) || attention(&w, r, &h))
             return -1;
     }
     w.layer = 0;

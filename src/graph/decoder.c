@@ -76,10 +76,20 @@ static const struct value *attention(struct decoder *w, unsigned i, const struct
 static const struct value *mlp(struct decoder *w, unsigned i, const struct value *x)
 {
     const struct model *m = w->m;
+    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "/model/layers.%u/mlp", i));
     uint64_t h = m->hidden_size, ff = m->intermediate_size;
-    const struct value *gate = decoder_linear(w, i, "mlp", "gate_proj", x, h, ff, m->mlp_bias);
-    const struct value *up = decoder_linear(w, i, "mlp", "up_proj", x, h, ff, m->mlp_bias);
-    const struct value *act = w->d->silu_mul(w, arena_printf(w->g->arena, "/model/layers.%u/mlp", i), gate, up);
+    const struct value *gate, *up, *act;
+
+    if (m->family->fused) {
+        const struct value *both = decoder_linear(w, i, "mlp", "gate_up_proj", x, h, 2 * ff, m->mlp_bias);
+
+        gate = w->d->slice(&s, both, 0, ff);
+        up = w->d->slice(&s, both, ff, 2 * ff);
+    } else {
+        gate = decoder_linear(w, i, "mlp", "gate_proj", x, h, ff, m->mlp_bias);
+        up = decoder_linear(w, i, "mlp", "up_proj", x, h, ff, m->mlp_bias);
+    }
+    act = w->d->silu_mul(w, &s, gate, up);
 
     return decoder_linear(w, i, "mlp", "down_proj", act, ff, h, m->mlp_bias);
 }
@@ -116,6 +126,7 @@ int decoder_build(struct graph *g, struct model *m, const struct dialect *d, con
                   struct arena *a, struct err *e)
 {
     struct decoder w = { .g = g, .m = m, .d = d, .e = e, .mode = mode };
+    struct scope deep = scope_enter(g, "/model");
     const struct value *x;
 
     *g = (struct graph){ .arena = a, .name = "main_graph", .opset = d->opset, .opset_n = d->opset_n };
@@ -126,6 +137,8 @@ int decoder_build(struct graph *g, struct model *m, const struct dialect *d, con
     for (unsigned i = 0; i < m->layers; i++) {
         w.state[i] = x;
         x = layer(&w, i, x);
+        if (i < m->family->deepstack)
+            x = d->add(&w, &deep, x, w.deepstack[i]);
     }
     w.state[m->layers] = d->norm(&w, "/model/norm", "norm.weight", x, m->hidden_size);
     d->head(&w, w.state[m->layers]);

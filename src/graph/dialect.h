@@ -23,6 +23,7 @@ struct decoder { /* the state of one walk */
     const struct dialect *d;
     struct err *e;
     /* graph inputs that later nodes need; which of them exist is the dialect's business */
+    const struct value *deepstack[8];
     const struct value *context_lengths, *rope, *cache_start, *last_token_ids, *mask, *positions;
     const struct value **past; /* by layer */
     const struct value **present;
@@ -50,8 +51,10 @@ struct dialect {
     const struct value *(*linear)(struct decoder *w, const char *path, const struct linear *l, const struct value *x);
     /* From the normed layer input to the input of o_proj. */
     const struct value *(*attention)(struct decoder *w, unsigned layer, const struct value *x);
-    const struct value *(*silu_mul)(struct decoder *w, const char *mlp_path, const struct value *gate,
+    const struct value *(*silu_mul)(struct decoder *w, struct scope *mlp, const struct value *gate,
                                     const struct value *up);
+    /* Columns from..to of the last axis of [B, S, width]. */
+    const struct value *(*slice)(struct scope *s, const struct value *x, uint64_t from, uint64_t to);
     /* Picks the tokens that are asked for, applies lm_head, declares all outputs. */
     void (*head)(struct decoder *w, const struct value *x);
     /* Place of an initializer in the file. */

@@ -49,6 +49,8 @@ static const struct value *inputs(struct decoder *w)
         w->positions = graph_input(g, "attention_pos_id", DT_I32, 2, tree);
         w->mask = graph_input(g, "attention_mask", DT_I32, 3, tree);
     }
+    for (unsigned i = 0; i < m->family->deepstack; i++)
+        w->deepstack[i] = graph_input(g, arena_printf(g->arena, "deepstack_embeds_%u", i), DT_F16, 3, x);
     return embeds;
 }
 
@@ -212,6 +214,35 @@ static const struct value *plugin(struct decoder *w, struct scope *s, unsigned i
     return out;
 }
 
+static const struct value *slice(struct scope *s, const struct value *x, uint64_t from, uint64_t to)
+{
+    const struct value *begin = const_i64s(s, (const int64_t[]){ (int64_t)from }, 1);
+    const struct value *end = const_i64s(s, (const int64_t[]){ (int64_t)to }, 1);
+    const struct value *axis = const_i64s(s, (const int64_t[]){ 2 }, 1),
+                       *step = const_i64s(s, (const int64_t[]){ 1 }, 1);
+    struct value *y = node_add(s, "Slice", (const struct value *[]){ x, begin, end, axis, step }, 5, x);
+
+    y->dim[2] = DIM(to - from);
+    return y;
+}
+
+/* q, k and v by themselves, or as parts of one linear. */
+static void projections(struct decoder *w, struct scope *s, unsigned i, const struct value *x,
+                        const struct value *qkv[3])
+{
+    static const char *const proj[] = { "q_proj", "k_proj", "v_proj" };
+    const struct model *m = w->m;
+    uint64_t width[] = { m->heads * m->head_dim, m->kv_heads * m->head_dim, m->kv_heads * m->head_dim }, at = 0;
+    const struct value *all = NULL;
+
+    if (m->family->fused)
+        all = decoder_linear(w, i, "self_attn", "qkv_proj", x, m->hidden_size, width[0] + width[1] + width[2],
+                             m->qkv_bias);
+    for (unsigned k = 0; k < 3; at += width[k++])
+        qkv[k] = all ? slice(s, all, at, at + width[k])
+                     : decoder_linear(w, i, "self_attn", proj[k], x, m->hidden_size, width[k], m->qkv_bias);
+}
+
 static const struct value *attention(struct decoder *w, unsigned i, const struct value *x)
 {
     const struct model *m = w->m;
@@ -219,9 +250,7 @@ static const struct value *attention(struct decoder *w, unsigned i, const struct
     const struct value *b = size_of(&s, x, 0), *q_len = size_of(&s, x, 1), *qkv[3], *y;
     struct value all = hidden(DT_F16, (m->heads + 2 * m->kv_heads) * m->head_dim);
 
-    qkv[0] = decoder_linear(w, i, "self_attn", "q_proj", x, m->hidden_size, m->heads * m->head_dim, m->qkv_bias);
-    qkv[1] = decoder_linear(w, i, "self_attn", "k_proj", x, m->hidden_size, m->kv_heads * m->head_dim, m->qkv_bias);
-    qkv[2] = decoder_linear(w, i, "self_attn", "v_proj", x, m->hidden_size, m->kv_heads * m->head_dim, m->qkv_bias);
+    projections(w, &s, i, x, qkv);
     b = as_vector(&s, b);
     q_len = as_vector(&s, q_len);
     if (m->family->qk_norm) {
@@ -232,13 +261,13 @@ static const struct value *attention(struct decoder *w, unsigned i, const struct
     return cast(&s, reshape(&s, y, b, q_len, m->heads * m->head_dim, 0), DT_F16);
 }
 
-static const struct value *silu_mul(struct decoder *w, const char *path, const struct value *gate,
+static const struct value *silu_mul(struct decoder *w, struct scope *mlp, const struct value *gate,
                                     const struct value *up)
 {
-    struct scope act = scope_enter(w->g, arena_printf(w->g->arena, "%s/act_fn", path)), s = scope_enter(w->g, path);
+    struct scope act = scope_enter(w->g, arena_printf(w->g->arena, "%s/act_fn", mlp->path));
 
     gate = binary(&act, "Mul", gate, unary(&act, "Sigmoid", gate), gate);
-    return binary(&s, "Mul", gate, up, gate);
+    return binary(mlp, "Mul", gate, up, gate);
 }
 
 /* Three layers' states side by side: what an EAGLE3 draft is fed. */
@@ -294,8 +323,10 @@ static const char *const vectors[] = {
     "self_attn.k_norm.weight",
     "self_attn.k_v_scale_quant_orig",
 };
-static const char *const matrices[] = { "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
-                                        "self_attn.o_proj.weight", "mlp.gate_proj.weight",    "mlp.up_proj.weight",
+static const char *const matrices[] = { "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight",
+                                        "self_attn.q_proj.weight",   "self_attn.k_proj.weight",
+                                        "self_attn.v_proj.weight",   "self_attn.o_proj.weight",
+                                        "mlp.gate_proj.weight",      "mlp.up_proj.weight",
                                         "mlp.down_proj.weight" };
 
 static uint64_t order(const char *name)
@@ -334,6 +365,7 @@ const struct dialect dialect_edgellm05 = {
     .linear = linear,
     .attention = attention,
     .silu_mul = silu_mul,
+    .slice = slice,
     .head = head,
     .order = order,
 };

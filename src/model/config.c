@@ -34,16 +34,40 @@ static void supported(struct str *s)
         str_addf(s, "%s%s", i ? ", " : "", families[i].model_type);
 }
 
+/* "a.b" of an object; the object itself where a key is not there (the same model is published flat and nested). */
+static const json_t *nested(const json_t *config, const char *path)
+{
+    const char *dot = strchr(path, '.');
+    json_t *inner = json_object_getn(config, path, dot ? (size_t)(dot - path) : strlen(path));
+
+    if (!json_is_object(inner))
+        return config;
+    return dot ? nested(inner, dot + 1) : inner;
+}
+
 static int read_family(struct reader *r)
 {
     const char *type = json_string_value(json_object_get(r->config, "model_type"));
     const char *arch = json_string_value(json_array_get(json_object_get(r->config, "architectures"), 0));
+    const struct family *f = family_by_name(type, arch);
     const char *dir = r->m->ckpt->dir;
     struct str known = { 0 };
 
-    r->m->family = family_by_name(type, arch);
-    if (r->m->family)
+    if (f && f->text_key)
+        r->config = nested(r->config, f->text_key);
+    if (f && f->wraps) {
+        r->m->vision = f->vision;
+        type = json_string_value(json_object_get(r->config, "model_type"));
+        arch = json_string_value(json_array_get(json_object_get(r->config, "architectures"), 0));
+        f = family_by_name(type, arch);
+        f = f && f->wraps ? NULL : f;
+    }
+    r->m->family = f;
+    r->m->text = r->config;
+    if (f) {
+        r->m->vision |= f->vision;
         return 0;
+    }
     supported(&known);
     if (type || arch)
         err_set(r->e, ERR_UNSUPPORTED, "%s/config.json: model family \"%s\" is not supported; expected one of: %s", dir,
@@ -136,7 +160,8 @@ static int read_activation(struct reader *r)
 /* Looked for at every level, since wrappers move it about. */
 static int read_tied(struct reader *r)
 {
-    const json_t *whole = r->m->ckpt->config, *text = json_object_get(whole, "text_config");
+    const json_t *whole = r->m->ckpt->config, *inside = json_object_get(whole, "text_config");
+    const json_t *text = r->config != whole ? r->config : inside;
     bool top = false, inner = false, has_top, has_inner = false;
 
     if (json_get_bool(whole, "tie_word_embeddings", &top, &has_top, r->e) ||
@@ -209,6 +234,11 @@ static int read_rope(struct reader *r)
     if (!m->rope_scaling)
         m->rope_scaling = json_is_object(scaling) ? json_deep_copy(scaling) : json_null();
     type = json_object_get(m->rope_scaling, "type");
+    if (type && m->family->mrope_is_default &&
+        !strcmp(json_string_value(type) ? json_string_value(type) : "", "mrope")) {
+        json_object_set_new(m->rope_scaling, "type", json_string("default"));
+        type = json_object_get(m->rope_scaling, "type");
+    }
     if (type && m->family->names_rope_type)
         json_object_set(m->rope_scaling, "rope_type", type);
     return 0;

@@ -21,6 +21,14 @@ struct family {               /* a row of families[]; facts only */
     const char *architecture; /* its class, when model_type is absent */
     const char *config_class; /* "model" in the exported config.json */
     enum bias qkv_bias, o_bias, mlp_bias;
+    const char *text_key;  /* where config.json nests the text model, outer key first: "thinker_config.text_config";
+                              NULL: nowhere */
+    bool wraps;            /* only a wrapper: the text model is of the family that its own model_type names */
+    bool vision;           /* the chat template takes images */
+    const char *template;  /* processed_chat_template.json that its runtime is given; NULL: render the model's */
+    unsigned deepstack;    /* inputs deepstack_embeds_0.., each added after a layer */
+    bool fused;            /* qkv_proj and gate_up_proj are one linear each */
+    bool mrope_is_default; /* rope_scaling.type "mrope" is spelled "default" in the output */
     bool qk_norm;          /* per-head RMSNorm of q and k */
     bool names_rope_type;  /* its class copies rope_scaling.type to rope_type */
     bool window_by_switch; /* sliding_window counts only with use_sliding_window */
@@ -47,6 +55,8 @@ struct model {
     json_t *rope_theta, *rope_scaling; /* as they go to the exported config.json; rope_scaling may be null */
     json_t *partial_rotary;            /* as spelled in the source, or 1.0 */
     bool tied, qkv_bias, o_bias, mlp_bias;
+    bool vision;           /* of the family or its wrapper */
+    const json_t *text;    /* the object of config.json that describes the text model */
     const char *prefix;    /* of the decoder's tensors in the file: "model.", "model.language_model.", "", ... */
     const char *head_name; /* of the lm_head tensor in the file; NULL when tied or absent */
     bool *used;            /* by tensor index: asked for by model_weight */
@@ -67,8 +77,8 @@ const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0
 const struct tensor *model_source(const struct model *m, const char *name);
 int model_check(const struct model *m, struct err *e);
 
-/* Scales {k, v} of layer i's FP8 cache: the calibrated maximum (ModelOpt's `..._bmm_quantizer._amax`, a scalar) / 448, 1.0 where
- * there is none.  Reads those scalars, the only weights that the deciding half looks at. */
+/* Scales {k, v} of layer i's FP8 cache: the calibrated maximum (ModelOpt's `..._bmm_quantizer._amax`, a scalar) /
+ * 448, 1.0 where there is none.  Reads those scalars, the only weights that the deciding half looks at. */
 int model_kv_scale(struct model *m, unsigned layer, float scale[2], struct err *e);
 bool model_kv_calibrated(const struct model *m);
 

@@ -13,6 +13,7 @@ A tensor is a `Tensor(dtype, shape, data)` with safetensors' name of the dtype a
 write anything, wrong things included.  Same arguments, same bytes.
 """
 import copy
+import json
 import re
 import sys
 import zlib
@@ -30,6 +31,14 @@ def write_raw_safetensors(path, header, data, align=1):
     text = header.encode()
     text += b" " * (-len(text) % align)
     Path(path).write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def read_safetensors(path):
+    """-> {name: Tensor}"""
+    raw = Path(path).read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    return {name: Tensor(t["dtype"], tuple(t["shape"]), raw[start + t["data_offsets"][0]:start + t["data_offsets"][1]])
+            for name, t in json.loads(raw[8:start]).items() if name != "__metadata__"}
 
 
 # ---------------------------------------------------------------------------------------------------- families

@@ -1,6 +1,7 @@
-"""Ways to export a model besides the plain one, and that they compose: EAGLE3 base, FP8 KV cache."""
+"""Ways to export a model besides the plain one, and that they compose: EAGLE3 base, FP8 KV cache, text parts of vision models."""
 import itertools
 import json
+import shutil
 
 import checkpoints
 import numpy as np
@@ -15,6 +16,8 @@ CASES = {  # golden: checkpoint, options
     "llama_fp8kv": ("llama_kvfp8", ["--fp8-kv-cache"]),
     "llama_fp8kv__eagle_base": ("llama_kvfp8", ["--fp8-kv-cache", "--eagle-base"]),
     "qwen2_fp8kv": ("qwen2_kvfp8", ["--fp8-kv-cache"]),
+    "qwen3_vl__eagle_base": ("qwen3_vl", ["--eagle-base"]),
+    **{name: (name, []) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl3", "phi4mm")},
 }
 
 
@@ -25,6 +28,83 @@ def test_golden(case, weighbridge, golden, compare, tmp_path):
     weighbridge.ok("export", f"checkpoints/{model}", out, *options, cwd=golden)
     assert "0 differences" in compare(golden / "edgellm-0.5" / case, out, "--loose-json", "--execute")
     weighbridge.ok("verify", out, f"checkpoints/{model}", cwd=golden)
+
+
+# ---------------------------------------------------------------------------------------------------- vision-language models
+
+
+def without_path(out):
+    files = tree(out)
+    files["processed_chat_template.json"] = {**json.loads(files["processed_chat_template.json"]), "model_path": ""}
+    return files
+
+
+@pytest.mark.parametrize("family, prefixes", [
+    ("qwen2_vl", ["model.", "model.language_model.", "language_model.model.", ""]),
+    ("qwen3_vl", ["model.language_model.", "model.", "language_model.model."]),
+    ("internvl3", ["language_model.model.", "model.language_model.", "model."]),
+])
+def test_the_same_bytes_under_every_prefix(family, prefixes, weighbridge, golden, tmp_path):
+    """NAME-03: the prefix is probed; lm_head sits at the root or under language_model."""
+    tensors = checkpoints.read_safetensors(golden / "checkpoints" / family / "model.safetensors")
+    own = next(n for n in tensors if n.endswith("embed_tokens.weight")).removesuffix("embed_tokens.weight")
+    seen = []
+    for i, prefix in enumerate(prefixes):
+        model = tmp_path / f"m{i}"
+        shutil.copytree(golden / "checkpoints" / family, model)
+        renamed = {(prefix + n.removeprefix(own) if n.startswith(own) else n.replace("language_model.lm_head", "lm_head")
+                    if i else n): t for n, t in tensors.items()}
+        checkpoints.write_safetensors(model / "model.safetensors", renamed)
+        weighbridge.ok("export", model, tmp_path / f"o{i}")
+        weighbridge.ok("verify", tmp_path / f"o{i}", model)
+        seen.append(without_path(tmp_path / f"o{i}"))
+    assert all(s == seen[0] for s in seen)
+
+
+def test_mrope_in_both_spellings(weighbridge, golden, tmp_path):  # CFG-03
+    outs = []
+    for i, scaling in enumerate([{"type": "mrope", "mrope_section": [4, 4, 4]},
+                                 {"type": "default", "rope_type": "default", "mrope_section": [4, 4, 4]}]):
+        model = tmp_path / f"m{i}"
+        shutil.copytree(golden / "checkpoints" / "qwen2_vl", model)
+        config = json.loads((model / "config.json").read_text())
+        config["rope_scaling"] = scaling
+        (model / "config.json").write_text(json.dumps(config))
+        weighbridge.ok("export", model, tmp_path / f"o{i}")
+        files = without_path(tmp_path / f"o{i}")
+        files["config.json"] = json.loads(files["config.json"])
+        outs.append(files)
+    assert outs[0] == outs[1]
+    assert outs[0]["config.json"]["rope_scaling"] == {"type": "default", "mrope_section": [4, 4, 4], "rope_type": "default"}
+
+
+def test_nested_and_flat_configurations(weighbridge, golden, tmp_path):
+    """The same Qwen2-VL with its text keys at the top and under text_config."""
+    outs = []
+    for nest in (False, True):
+        model = tmp_path / f"m{nest}"
+        shutil.copytree(golden / "checkpoints" / "qwen2_vl", model)
+        config = json.loads((model / "config.json").read_text())
+        if nest:
+            text = {k: v for k, v in config.items() if k not in ("architectures", "model_type", "vision_config")}
+            config = {"architectures": config["architectures"], "model_type": "qwen2_vl", "vision_config": {}, "text_config": text}
+        (model / "config.json").write_text(json.dumps(config))
+        weighbridge.ok("export", model, tmp_path / f"o{nest}")
+        outs.append(without_path(tmp_path / f"o{nest}"))
+    assert outs[0] == outs[1]
+
+
+def test_wrapper_of_an_unknown_text_model(weighbridge, golden, tmp_path):
+    model = tmp_path / "m"
+    shutil.copytree(golden / "checkpoints" / "internvl3", model)
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["model_type"] = "internlm2"
+    (model / "config.json").write_text(json.dumps(config))
+    said = weighbridge.refuses("export", model, tmp_path / "out")
+    assert "internlm2" in said and not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- FP8 KV cache
 
 
 def test_calibrated_checkpoint_without_the_option_is_a_plain_one(weighbridge, golden, tmp_path):
