@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in scripts/onnx_run.py; before a test imports numpy
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 BUILDS = ["build/asan/weighbridge", "build/release/weighbridge", "build/weighbridge"]
