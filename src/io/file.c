@@ -81,8 +81,11 @@ int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t of
 
         if (got < 0 && errno == EINTR)
             continue;
-        if (got < 0)
-            return err_errno(e, errno, "%s: write at %llu", name, (unsigned long long)(off + done));
+        if (got < 0 && (errno == ENOSPC || errno == EDQUOT))
+            return err_set(e, ERR_SPACE, "%s: %s after %llu bytes: make room or give another place", name,
+                           strerror(errno), (unsigned long long)(off + done));
+        if (got <= 0)
+            return err_errno(e, got ? errno : EIO, "%s: write at %llu", name, (unsigned long long)(off + done));
         done += (size_t)got;
     }
     return 0;
