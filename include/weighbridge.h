@@ -41,25 +41,26 @@ struct wb_error {
 };
 
 struct wb_progress {
-    uint64_t read, written;       /* bytes so far */
-    uint64_t to_read, to_write;   /* bytes in all */
-    double seconds;               /* since the weights began to move */
+    uint64_t read, written;     /* bytes so far */
+    uint64_t to_read, to_write; /* bytes in all */
+    double seconds;             /* since the weights began to move */
 };
 
-struct wb_options { /* zero: the default */
-    const char *model;         /* checkpoint directory */
-    const char *out;           /* output directory; wb_plan may go without */
-    const char *target;        /* "edgellm-0.5" (default) */
-    const char *chat_template; /* processed chat template (JSON) to validate and copy instead of rendering the model's */
-    bool no_chat_template;     /* write no processed_chat_template.json */
-    bool eagle_base;           /* as the base of an EAGLE3 draft: tree attention, hidden states as an output */
-    bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
-    bool strict;               /* warnings that may mean a wrong model are errors */
-    bool overwrite;            /* replace an existing export, once the new one is complete */
-    uint64_t memory;           /* bytes for all buffers, at least 16 MiB; default 512 MiB */
-    unsigned threads;          /* workers; default: processors, at most 8 */
-    const char *io;            /* "auto" (default), "uring", "pread", "fault" */
-    const char *device;        /* "cpu" (default) */
+struct wb_options {     /* zero: the default */
+    const char *model;  /* checkpoint directory */
+    const char *out;    /* output directory; wb_plan may go without */
+    const char *target; /* "edgellm-0.5" (default) */
+    const char
+        *chat_template;    /* processed chat template (JSON) to validate and copy instead of rendering the model's */
+    bool no_chat_template; /* write no processed_chat_template.json */
+    bool eagle_base;       /* as the base of an EAGLE3 draft: tree attention, hidden states as an output */
+    bool fp8_kv_cache;     /* keys and values in FP8; the checkpoint should be calibrated for it */
+    bool strict;           /* warnings that may mean a wrong model are errors */
+    bool overwrite;        /* replace an existing export, once the new one is complete */
+    uint64_t memory;       /* bytes for all buffers, at least 16 MiB; default 512 MiB */
+    unsigned threads;      /* workers; default: processors, at most 8 */
+    const char *io;        /* "auto" (default), "uring", "pread", "fault" */
+    const char *device;    /* "cpu" (default) */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);
     /* Called once for each warning as soon as it is known, before weights move. */
@@ -71,13 +72,13 @@ WB_API const char *wb_version(void); /* "0.1.0" */
 
 /* Exports. `report` may be NULL. */
 WB_API int wb_export(const struct wb_options *o, char **report, struct wb_error *e);
-/* Says what wb_export would do, from metadata alone; `plan` lists what would be refused, and then the call still returns 0
- * with "refused" in it, so that all of it can be shown. */
+/* Says what wb_export would do, from metadata alone; `plan` lists what would be refused, and then the call still
+ * returns 0 with "refused" in it, so that all of it can be shown. */
 WB_API int wb_plan(const struct wb_options *o, char **plan, struct wb_error *e);
 /* Describes a checkpoint or an export. */
 WB_API int wb_inspect(const char *path, char **description, struct wb_error *e);
-/* Recomputes every tensor and side file of `o->out` from `o->model` by the plain scalar path and compares; -1 with the list
- * of what differs. `o->chat_template` is needed again where the export was made with one. */
+/* Recomputes every tensor and side file of `o->out` from `o->model` by the plain scalar path and compares; -1 with the
+ * list of what differs. `o->chat_template` is needed again where the export was made with one. */
 WB_API int wb_verify(const struct wb_options *o, char **report, struct wb_error *e);
 
 WB_API void wb_free(char *p);
