@@ -39,4 +39,10 @@ int err_at(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2,
 /* err_set with ": " and strerror(code) at the end; code is an errno value. */
 int err_errno(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* The compiler should know that it is -1: what a failed call leaves unset is then never used. */
+static inline int err_minus_one(void) { return -1; }
+#define err_set(...)   ((void)(err_set)(__VA_ARGS__), err_minus_one())
+#define err_at(...)    ((void)(err_at)(__VA_ARGS__), err_minus_one())
+#define err_errno(...) ((void)(err_errno)(__VA_ARGS__), err_minus_one())
+
 #endif

@@ -12,8 +12,8 @@
 
 enum { STATUS_DONE, STATUS_FAILED, STATUS_USAGE };
 
-extern const struct command command_export, command_plan, command_inspect, command_verify, command_help,
-    command_version;
+extern const struct command command_export, command_export_draft, command_plan, command_inspect, command_verify,
+    command_help, command_version;
 extern const struct command program_export_llm, program_export_draft;
 
 extern const struct command *const commands[]; /* end with NULL */

@@ -61,6 +61,8 @@ static const struct option_row template_rows[] = {
     { "chat-template", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.chat_template), .value = "FILE",
       .initial = "rendered from the model's own template",
       .help = "the file that the export was made with, where it was made with one" },
+    { "base-model", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.base_model), .value = "DIR",
+      .initial = "none", .help = "of a draft that has no lm_head: where it was taken from" },
     { 0 },
 };
 static const struct option_group options_template = { "What is compared", template_rows };

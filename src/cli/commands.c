@@ -2,7 +2,8 @@
 #include <string.h>
 
 const struct command *const commands[] = {
-    &command_export, &command_plan, &command_inspect, &command_verify, &command_help, &command_version, NULL,
+    &command_export, &command_export_draft, &command_plan,    &command_inspect,
+    &command_verify, &command_help,         &command_version, NULL,
 };
 
 const struct command *const programs[] = { &program_export_llm, &program_export_draft, NULL };

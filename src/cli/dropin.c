@@ -45,8 +45,11 @@ static int run_export_llm(struct args *a)
 
 static int run_export_draft(struct args *a)
 {
-    (void)a;
-    return say_error("not yet: this version does not export EAGLE drafts; nothing was touched");
+    int status = choose_device(a);
+
+    a->wb.draft = true;
+    a->wb.overwrite = true;
+    return status ? status : export_run(a);
 }
 
 static const struct option_row device_rows[] = {
@@ -91,7 +94,7 @@ static const struct option_row draft_rows[] = {
       .help = "directory of the draft's checkpoint" },
     { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
       .help = "directory to write; an older export in it is replaced" },
-    { "base_model_dir", .kind = OPTION_TEXT, AT(base_model), .value = "DIR", .initial = "none",
+    { "base_model_dir", .kind = OPTION_TEXT, AT(wb.base_model), .value = "DIR", .initial = "none",
       .help = "checkpoint of the base model, for an embedding that the draft lacks" },
     { 0 },
 };
@@ -102,9 +105,9 @@ const struct command program_export_draft = {
     .name = "tensorrt-edgellm-export-draft",
     .operands = "",
     .argparse = true,
-    .summary = "not yet: the export of EAGLE drafts",
-    .text = "Takes the options of the program of this name in TensorRT Edge-LLM 0.5.0. This version does not export\n"
-            "drafts yet and says so.",
+    .summary = "weighbridge export-draft, for target edgellm-0.5",
+    .text = "Exports an EAGLE3 draft as the program of this name in TensorRT Edge-LLM 0.5.0 does, by weighbridge.\n"
+            "Names of options may be cut short.",
     .example = "tensorrt-edgellm-export-draft --draft_model_dir draft --output_dir exported --base_model_dir base",
     .group = draft_groups,
     .run = run_export_draft,

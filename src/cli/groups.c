@@ -11,6 +11,8 @@ static const struct option_row content_rows[] = {
       .help =
           "export the model as the base of an EAGLE3 draft: tree attention, and the hidden states of three layers as "
           "an output" },
+    { "eagle-draft", .kind = OPTION_TEXT, AT(wb.eagle_draft), .value = "DRAFT", .initial = "none",
+      .help = "with --eagle-base: the draft's directory, whose config.json may say which layers' states it reads" },
     { "fp8-kv-cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),
       .help = "keep keys and values in FP8, with the scales that ModelOpt's calibration left in the checkpoint" },
     { "chat-template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",

@@ -20,7 +20,7 @@ struct args {
     bool help, quiet, verbose, json;
     const char *report, *progress;
     /* of the reference's programs only */
-    const char *base_model, *reduced_vocab;
+    const char *reduced_vocab;
 };
 
 enum option_kind {

@@ -54,3 +54,25 @@ int runtime_config(const struct model *m, const struct dialect *d, const char *m
     json_decref(o);
     return ret;
 }
+
+void runtime_config_draft(const struct model *m, const struct dialect *d, struct str *out)
+{
+    json_t *o = json_object();
+
+    put_u64(o, "hidden_size", m->hidden_size);
+    put_u64(o, "max_position_embeddings", m->max_position);
+    put_u64(o, "intermediate_size", m->intermediate_size);
+    put_u64(o, "num_hidden_layers", m->layers);
+    put_u64(o, "num_attention_heads", m->heads);
+    put_u64(o, "num_key_value_heads", m->kv_heads);
+    json_object_set(o, "rope_theta", m->rope_theta);
+    json_object_set(o, "rope_scaling", m->rope_scaling);
+    put_u64(o, "head_dim", m->head_dim);
+    put_u64(o, "draft_vocab_size", m->draft_vocab_size);
+    put_u64(o, "base_model_hidden_size", 3 * m->target_hidden_size);
+    json_object_set_new(o, "model_type", json_string("eagle3_draft"));
+    json_object_set_new(o, "model", json_string(m->family->config_class));
+    json_object_set_new(o, "edgellm_version", json_string(d->version));
+    json_print(out, o, true, true);
+    json_decref(o);
+}

@@ -11,4 +11,7 @@
 int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, struct str *out,
                    struct err *e);
 
+/* Of an EAGLE3 draft: other keys. */
+void runtime_config_draft(const struct model *m, const struct dialect *d, struct str *out);
+
 #endif

@@ -1,4 +1,5 @@
 #include "front/job.h"
+#include "front/draft.h"
 #include "emit/outdir.h"
 #include "emit/runtime_config.h"
 #include <string.h>
@@ -29,6 +30,10 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
     if (o->device && strcmp(o->device, "cpu") && strcmp(o->device, "auto"))
         return err_set(e, ERR_DEVICE,
                        "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
+    if (o->eagle_draft && !o->eagle_base)
+        return err_set(e, ERR_USAGE, "--eagle-draft goes with --eagle-base: give both");
+    if (o->draft && (o->eagle_base || o->fp8_kv_cache || o->chat_template))
+        return err_set(e, ERR_USAGE, "a draft takes none of --eagle-base, --fp8-kv-cache and --chat-template");
     if (o->chat_template && o->no_chat_template)
         return err_set(e, ERR_USAGE, "--chat-template and --no-chat-template exclude each other: give one of them");
     b->memory = o->memory ? o->memory : PLAN_MEMORY_DEFAULT;
@@ -54,7 +59,13 @@ static int choose_mode(struct export_job *j, struct err *e)
             "%s: is not calibrated for an FP8 KV cache (no ..._bmm_quantizer._amax tensors): the scales are 1.0, which "
             "may cost accuracy",
             o->model);
-    return o->eagle_base ? decoder_eagle_layers(&j->mode, j->model.layers, e) : 0;
+    if (!o->eagle_base)
+        return 0;
+    if (decoder_eagle_layers(&j->mode, j->model.layers, e))
+        return -1;
+    if (j->hints.has_hidden)
+        memcpy(j->mode.hidden, j->hints.hidden, sizeof j->mode.hidden);
+    return o->eagle_draft ? draft_layer_ids(j, o->eagle_draft, e) : 0;
 }
 
 static int build_graph(struct export_job *j, struct err *e)
@@ -63,6 +74,8 @@ static int build_graph(struct export_job *j, struct err *e)
 
     if (choose_mode(j, e) || decoder_build(&j->graph, &j->model, j->dialect, &j->mode, &j->arena, e))
         return -1;
+    if (j->model.draft)
+        return model_check(&j->model, e);
     embedding = model_weight(&j->model, "embed_tokens.weight", j->model.vocab_size, j->model.hidden_size);
     if (model_check(&j->model, e))
         return -1;
@@ -102,7 +115,10 @@ static void make_metadata(struct export_job *j)
 
     add_meta(j, "weighbridge.version", WEIGHBRIDGE_VERSION);
     add_meta(j, "weighbridge.target", j->dialect->target);
-    add_meta(j, "weighbridge.mode", j->mode.eagle_base ? "eagle3_base" : "llm");
+    add_meta(j, "weighbridge.mode", j->model.draft ? "eagle3_draft" : j->mode.eagle_base ? "eagle3_base" : "llm");
+    if (j->mode.eagle_base)
+        add_meta(j, "weighbridge.eagle_layers",
+                 arena_printf(&j->arena, "%u,%u,%u", j->mode.hidden[0], j->mode.hidden[1], j->mode.hidden[2]));
     add_meta(j, "weighbridge.fp8_kv_cache", j->mode.fp8_kv_cache ? "1" : "0");
     add_meta(j, "weighbridge.chat_template",
              t->processed_from && !strcmp(t->processed_from, "file")
@@ -111,7 +127,8 @@ static void make_metadata(struct export_job *j)
                                             : "model");
 }
 
-static int decide_files(struct export_job *j, struct err *e)
+/* Side files of a base model. */
+static int base_files(struct export_job *j, struct err *e)
 {
     const struct wb_options *o = j->options;
     struct tokenizer_request request = { .dir = o->model,
@@ -124,20 +141,32 @@ static int decide_files(struct export_job *j, struct err *e)
     struct str text = { 0 };
     int ret = -1;
 
-    layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena);
-    j->side.arena = &j->arena;
     if (runtime_config(&j->model, j->dialect, j->mode.eagle_base ? "eagle3_base" : "llm", &text, e) ||
         sidefiles_add_bytes(&j->side, "config.json", text.s, text.n, "for the runtime", e) ||
         tokenizer_files_collect(&request, &j->side, &j->tokenizer, &j->notes, e))
         goto out;
-    make_metadata(j);
-    text.n = 0;
-    if (inline_tensors(&j->graph, j->dialect, &j->ckpt, false, &j->tensor, &j->arena, e) ||
-        onnx_file(&j->graph, j->dialect, &j->layout, j->tensor, j->meta, j->meta_n, &text, e))
-        goto out;
-    j->model_onnx = text.n;
     ret = 0;
 out:
+    str_release(&text);
+    return ret;
+}
+
+static int decide_files(struct export_job *j, struct err *e)
+{
+    struct str text = { 0 };
+    int ret;
+
+    layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena);
+    j->side.arena = &j->arena;
+    ret = j->model.draft ? draft_files(j, e) || draft_check_unused(j, e) : base_files(j, e);
+    if (ret)
+        return -1;
+    make_metadata(j);
+    ret = inline_tensors(&j->graph, j->dialect, &j->ckpt, false, &j->tensor, &j->arena, e) ||
+                  onnx_file(&j->graph, j->dialect, &j->layout, j->tensor, j->meta, j->meta_n, &text, e)
+              ? -1
+              : 0;
+    j->model_onnx = text.n;
     str_release(&text);
     return ret;
 }
@@ -148,7 +177,9 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     if (job_check_options(o, &j->budget, &j->dialect, e) || ckpt_open(&j->ckpt, o->model, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_CHECKPOINT;
-    if (model_open(&j->model, &j->ckpt, &j->arena, &j->notes, e))
+    if (o->draft && draft_adopt(j, e))
+        return -1;
+    if ((o->draft ? model_open_draft : model_open)(&j->model, &j->ckpt, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_MODEL;
     if (build_graph(j, e))

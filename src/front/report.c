@@ -138,7 +138,7 @@ static json_t *transforms_used(const struct export_job *j)
         struct err ignored = { 0 };
         json_t *o;
 
-        for (size_t i = 0; i < j->graph.init_n + 1; i++) {
+        for (size_t i = 0; i < j->graph.init_n + (j->embedding != NULL); i++) {
             const struct recipe *r = i < j->graph.init_n ? j->graph.init[i].recipe : j->embedding;
 
             if (!recipe_plain(r, &p, &ignored) && p.transform == &transforms[t]) {

@@ -24,7 +24,7 @@ static int by_value(const void *a, const void *b)
     return strcmp(((const struct made *)a)->value, ((const struct made *)b)->value);
 }
 
-static void index_values(struct walk *w)
+static int index_values(struct walk *w)
 {
     size_t most = w->g->n_initializer;
 
@@ -38,6 +38,10 @@ static void index_values(struct walk *w)
         if (w->g->initializer[i]->name)
             w->made[w->made_n++] = (struct made){ w->g->initializer[i]->name, NULL, i };
     qsort(w->made, w->made_n, sizeof *w->made, by_value);
+    for (size_t i = 1; i < w->made_n; i++)
+        if (*w->made[i].value && !strcmp(w->made[i].value, w->made[i - 1].value))
+            return err_set(w->e, ERR_FORMAT, "graph: value %s is made twice", w->made[i].value);
+    return 0;
 }
 
 static const struct made *maker(const struct walk *w, const char *value)
@@ -242,6 +246,22 @@ static int cache_scale(struct walk *w, const Onnx__NodeProto *plugin)
     return 0;
 }
 
+/* A draft's layer input is Concat[input_layernorm(inputs_embeds), hidden_norm(h)]: gives h. */
+static int layer_input(struct walk *w, const char *value, const char **h)
+{
+    const Onnx__NodeProto *concat = node_of(w, value, "Concat");
+    const char *tokens;
+
+    if (!concat)
+        return norm(w, value, layer_name(w, "input_layernorm.weight"), h);
+    if (concat->n_input != 2)
+        return lost(w, value, "a Concat of tokens and hidden states");
+    if (norm(w, concat->input[0], layer_name(w, "input_layernorm.weight"), &tokens) ||
+        same(w, tokens, "inputs_embeds", "input_layernorm"))
+        return -1;
+    return norm(w, concat->input[1], layer_name(w, "hidden_norm.weight"), h);
+}
+
 /* r = h + o(attention(q(n), k(n), v(n))), n = input_layernorm(h): gives h. */
 static int attention(struct walk *w, const char *r, const char **h)
 {
@@ -265,9 +285,22 @@ static int attention(struct walk *w, const char *r, const char **h)
             return -1;
         first = x;
     }
-    if (norm(w, first, layer_name(w, "input_layernorm.weight"), &from))
+    if (layer_input(w, first, &from))
         return -1;
     return same(w, from, *h, "input_layernorm");
+}
+
+/* A draft begins with Cast(hidden_states_from_draft) + Cast(fc(hidden_states_input)), a base with inputs_embeds. */
+static int start(struct walk *w, const char *h)
+{
+    const Onnx__NodeProto *add = node_of(w, h, "Add");
+    const char *x;
+
+    if (!add || add->n_input != 2)
+        return same(w, h, "inputs_embeds", "the first layer");
+    if (linear(w, before(w, add->input[1], "Cast"), "fc", &x))
+        return -1;
+    return same(w, x, "hidden_states_input", "fc");
 }
 
 /* The layer's number is only known from its cache, so count from the start of the walk. */
@@ -280,27 +313,40 @@ static unsigned count_layers(const Onnx__GraphProto *g)
     return n;
 }
 
+/* logits = Cast(lm_head(GatherND(norm(h)))) of a base, LogSoftmax(Cast(lm_head(norm(GatherND(h))))) of a draft: gives
+ * h. */
+static int output(struct walk *w, const char **h)
+{
+    const char *log = before(w, "logits", "LogSoftmax"), *x = before(w, log ? log : "logits", "Cast");
+
+    if (!x)
+        return lost(w, "logits", "a Cast");
+    if (linear(w, x, "lm_head", &x))
+        return -1;
+    if (!log && !(x = before(w, x, "GatherND")))
+        return lost(w, "the input of lm_head", "a GatherND");
+    if (norm(w, x, "norm.weight", h))
+        return -1;
+    if (log && !(*h = before(w, *h, "GatherND")))
+        return lost(w, "the input of the norm", "a GatherND");
+    return 0;
+}
+
 int roles_find(const Onnx__GraphProto *g, struct role **role, unsigned *layers, struct arena *a, struct err *e)
 {
     struct walk w = { .g = g, .a = a, .e = e };
-    const char *x, *h, *r;
+    const char *h, *r;
 
     *role = w.role = arena_array(a, g->n_initializer + 1, sizeof *w.role);
-    index_values(&w);
-    w.layer = *layers = count_layers(g);
-    x = before(&w, "logits", "Cast");
-    if (!x)
-        return lost(&w, "logits", "a Cast");
-    if (linear(&w, x, "lm_head", &x))
+    if (index_values(&w))
         return -1;
-    if (!(x = before(&w, x, "GatherND")))
-        return lost(&w, "the input of lm_head", "a GatherND");
-    if (norm(&w, x, "norm.weight", &h))
+    w.layer = *layers = count_layers(g);
+    if (output(&w, &h))
         return -1;
     while (w.layer--) {
         if (mlp(&w, without_deepstack(&w, h), &r) || attention(&w, r, &h))
             return -1;
     }
     w.layer = 0;
-    return same(&w, h, "inputs_embeds", "the first layer");
+    return start(&w, h);
 }

@@ -84,6 +84,8 @@ static int read_options(struct verify *v, struct err *e)
             "ours",
             v->o->out);
     v->repeat = (struct wb_options){ .model = v->o->model, .target = target, .memory = v->o->memory };
+    v->repeat.draft = is_meta(v, "weighbridge.mode", "eagle3_draft");
+    v->repeat.base_model = v->o->base_model;
     v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
     v->repeat.fp8_kv_cache = is_meta(v, "weighbridge.fp8_kv_cache", "1");
     v->repeat.no_chat_template = !strcmp(how, "none") || (given_template(v) && !v->o->chat_template);
@@ -95,6 +97,7 @@ static int read_options(struct verify *v, struct err *e)
 static void read_hints(struct verify *v, struct job_hints *h)
 {
     const char *path = out_path(v, "processed_chat_template.json"), *model_path;
+    const char *layers = onnx_metadata(v->onnx, "weighbridge.eagle_layers");
     struct err ignored = { 0 };
     struct file_id id;
     json_t *doc;
@@ -103,6 +106,8 @@ static void read_hints(struct verify *v, struct job_hints *h)
     int fd;
 
     *h = (struct job_hints){ 0 };
+    if (layers && sscanf(layers, "%u,%u,%u", &h->hidden[0], &h->hidden[1], &h->hidden[2]) == 3)
+        h->has_hidden = true;
     if ((fd = file_open_read(path, &ignored)) < 0)
         return;
     if (!file_identify(fd, path, &id, &ignored))

@@ -25,7 +25,7 @@ static const struct value *initializer(struct decoder *w, const char *name, cons
 
 const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n)
 {
-    return initializer(w, arena_printf(w->g->arena, "model.%s", name), model_weight(w->m, name, n, 0), false);
+    return initializer(w, arena_printf(w->g->arena, "%s%s", w->weights, name), model_weight(w->m, name, n, 0), false);
 }
 
 const struct value *weight_matrix(struct decoder *w, const char *name, const struct tensor *t)
@@ -47,8 +47,8 @@ void decoder_head(struct decoder *w, struct linear *l)
 {
     struct model *m = w->m;
 
-    if (!m->tied) {
-        model_linear(m, l, "lm_head", m->hidden_size, m->vocab_size, false);
+    if (m->draft || !m->tied) {
+        model_linear(m, l, "lm_head", m->hidden_size, m->draft ? m->draft_vocab_size : m->vocab_size, false);
         return;
     }
     *l = (struct linear){ .module = "lm_head", .in = m->hidden_size, .out = m->vocab_size };
@@ -62,7 +62,16 @@ const struct value *decoder_linear(struct decoder *w, unsigned i, const char *bl
     struct linear l;
 
     model_linear(w->m, &l, arena_printf(a, "layers.%u.%s.%s", i, block, proj), in, out, bias);
-    return w->d->linear(w, arena_printf(a, "/model/layers.%u/%s/%s", i, block, proj), &l, x);
+    return w->d->linear(w, arena_printf(a, "%s/layers.%u/%s/%s", w->path, i, block, proj), &l, x);
+}
+
+const struct value *decoder_module(struct decoder *w, const char *module, const struct value *x, uint64_t in,
+                                   uint64_t out, bool bias)
+{
+    struct linear l;
+
+    model_linear(w->m, &l, module, in, out, bias);
+    return w->d->linear(w, arena_printf(w->g->arena, "%s/%s", w->path, module), &l, x);
 }
 
 static const struct value *attention(struct decoder *w, unsigned i, const struct value *x)
@@ -76,7 +85,7 @@ static const struct value *attention(struct decoder *w, unsigned i, const struct
 static const struct value *mlp(struct decoder *w, unsigned i, const struct value *x)
 {
     const struct model *m = w->m;
-    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "/model/layers.%u/mlp", i));
+    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "%s/layers.%u/mlp", w->path, i));
     uint64_t h = m->hidden_size, ff = m->intermediate_size;
     const struct value *gate, *up, *act;
 
@@ -98,15 +107,23 @@ static const struct value *layer_norm(struct decoder *w, unsigned i, const char 
 {
     struct arena *a = w->g->arena;
 
-    return w->d->norm(w, arena_printf(a, "/model/layers.%u/%s", i, norm),
+    return w->d->norm(w, arena_printf(a, "%s/layers.%u/%s", w->path, i, norm),
                       arena_printf(a, "layers.%u.%s.weight", i, norm), x, w->m->hidden_size);
 }
 
 static const struct value *layer(struct decoder *w, unsigned i, const struct value *x)
 {
-    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "/model/layers.%u", i));
+    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "%s/layers.%u", w->path, i));
+    const struct value *in;
 
-    x = w->d->add(w, &s, x, attention(w, i, layer_norm(w, i, "input_layernorm", x)));
+    if (w->m->draft) { /* the tokens beside what the base thought of them */
+        const struct value *hidden = layer_norm(w, i, "hidden_norm", x);
+
+        in = w->d->beside(&s, layer_norm(w, i, "input_layernorm", w->tokens), hidden);
+    } else {
+        in = layer_norm(w, i, "input_layernorm", x);
+    }
+    x = w->d->add(w, &s, x, attention(w, i, in));
     return w->d->add(w, &s, x, mlp(w, i, layer_norm(w, i, "post_attention_layernorm", x)));
 }
 
@@ -122,26 +139,36 @@ int decoder_eagle_layers(struct decoder_mode *mode, uint64_t layers, struct err 
     return 0;
 }
 
+/* Base models and drafts alike: what goes into the first layer and what comes out of the last is the dialect's. */
 int decoder_build(struct graph *g, struct model *m, const struct dialect *d, const struct decoder_mode *mode,
                   struct arena *a, struct err *e)
 {
     struct decoder w = { .g = g, .m = m, .d = d, .e = e, .mode = mode };
-    struct scope deep = scope_enter(g, "/model");
+    struct scope deep;
     const struct value *x;
 
+    w.path = m->draft ? "" : "/model";
+    w.weights = m->draft ? "" : "model.";
+    w.tree = mode->eagle_base || m->draft;
+    deep = scope_enter(g, w.path);
+    w.root = scope_enter(g, "");
     *g = (struct graph){ .arena = a, .name = "main_graph", .opset = d->opset, .opset_n = d->opset_n };
     w.past = arena_array(a, m->layers, sizeof *w.past);
     w.present = arena_array(a, m->layers, sizeof *w.present);
     w.state = arena_array(a, m->layers + 1, sizeof *w.state);
-    x = d->inputs(&w);
+    w.tokens = x = d->inputs(&w);
+    if (m->draft)
+        x = d->draft_start(&w);
     for (unsigned i = 0; i < m->layers; i++) {
         w.state[i] = x;
         x = layer(&w, i, x);
         if (i < m->family->deepstack)
             x = d->add(&w, &deep, x, w.deepstack[i]);
     }
-    w.state[m->layers] = d->norm(&w, "/model/norm", "norm.weight", x, m->hidden_size);
-    d->head(&w, w.state[m->layers]);
+    if (m->draft)
+        d->draft_head(&w, x);
+    else
+        d->head(&w, w.state[m->layers] = d->norm(&w, "/model/norm", "norm.weight", x, m->hidden_size));
     graph_sort_inits(g);
     return e->kind ? -1 : 0;
 }

@@ -23,6 +23,11 @@ struct decoder { /* the state of one walk */
     const struct dialect *d;
     struct err *e;
     /* graph inputs that later nodes need; which of them exist is the dialect's business */
+    struct scope root;          /* nodes outside any module; one for the whole walk, so that names do not repeat */
+    const char *path, *weights; /* of the decoder: node paths "/model", weight names "model."; of a draft: "" */
+    bool tree;                  /* tree attention: EAGLE base or draft */
+    const struct value *tokens; /* embedded */
+    const struct value *hidden_base, *hidden_draft; /* inputs of a draft */
     const struct value *deepstack[8];
     const struct value *context_lengths, *rope, *cache_start, *last_token_ids, *mask, *positions;
     const struct value **past; /* by layer */
@@ -55,6 +60,11 @@ struct dialect {
                                     const struct value *up);
     /* Columns from..to of the last axis of [B, S, width]. */
     const struct value *(*slice)(struct scope *s, const struct value *x, uint64_t from, uint64_t to);
+    /* An EAGLE3 draft's first state, from the base's hidden states and its own; and its outputs. */
+    const struct value *(*draft_start)(struct decoder *w);
+    void (*draft_head)(struct decoder *w, const struct value *x);
+    const struct value *(*beside)(struct scope *s, const struct value *a,
+                                  const struct value *b); /* joined on the last axis */
     /* Picks the tokens that are asked for, applies lm_head, declares all outputs. */
     void (*head)(struct decoder *w, const struct value *x);
     /* Place of an initializer in the file. */
@@ -82,6 +92,10 @@ void decoder_head(struct decoder *w, struct linear *l);
 /* Linear block.proj of layer i ("self_attn", "q_proj": node path "/model/layers.i/self_attn/q_proj") applied to x. */
 const struct value *decoder_linear(struct decoder *w, unsigned i, const char *block, const char *proj,
                                    const struct value *x, uint64_t in, uint64_t out, bool bias);
+
+/* A linear beside the layers, as a draft's "fc". */
+const struct value *decoder_module(struct decoder *w, const char *module, const struct value *x, uint64_t in,
+                                   uint64_t out, bool bias);
 
 extern const struct dialect dialect_edgellm05;
 

@@ -22,10 +22,7 @@ static uint64_t rotary_dim(const struct model *m)
 }
 
 /* Logits of the last token, or of a tree's candidates. */
-static struct dim selected(const struct decoder *w)
-{
-    return w->mode->eagle_base ? DIM_NAMED("num_selected_tokens") : DIM(1);
-}
+static struct dim selected(const struct decoder *w) { return w->tree ? DIM_NAMED("num_selected_tokens") : DIM(1); }
 
 static const struct value *inputs(struct decoder *w)
 {
@@ -45,7 +42,13 @@ static const struct value *inputs(struct decoder *w)
     w->context_lengths = graph_input(g, "context_lengths", DT_I32, 1, batch);
     w->last_token_ids = graph_input(g, "last_token_ids", DT_I64, 2, batch);
     w->cache_start = graph_input(g, "kvcache_start_index", DT_I32, 1, cache);
-    if (w->mode->eagle_base) {
+    if (m->draft) {
+        struct dim base[] = { BATCH, SEQ, DIM(3 * m->target_hidden_size) };
+
+        w->hidden_base = graph_input(g, "hidden_states_input", DT_F16, 3, base);
+        w->hidden_draft = graph_input(g, "hidden_states_from_draft", DT_F16, 3, x);
+    }
+    if (w->tree) {
         w->positions = graph_input(g, "attention_pos_id", DT_I32, 2, tree);
         w->mask = graph_input(g, "attention_mask", DT_I32, 3, tree);
     }
@@ -98,7 +101,7 @@ static const char *weight_name(struct decoder *w, const char *module, const char
 {
     bool head = !strcmp(module, "lm_head"); /* stands beside the decoder, not in it */
 
-    return arena_printf(w->g->arena, "%s%s.%s", head ? "" : "model.", module, what);
+    return arena_printf(w->g->arena, "%s%s.%s", head ? "" : w->weights, module, what);
 }
 
 static const struct value *linear(struct decoder *w, const char *path, const struct linear *l, const struct value *x)
@@ -178,7 +181,7 @@ static const struct value *kv_scale(struct decoder *w, unsigned i)
     float scale[2];
 
     model_kv_scale(w->m, i, scale, w->e);
-    return decoder_constant(w, arena_printf(w->g->arena, "model.layers.%u.self_attn.k_v_scale_quant_orig", i),
+    return decoder_constant(w, arena_printf(w->g->arena, "%slayers.%u.self_attn.k_v_scale_quant_orig", w->weights, i),
                             recipe_constant(w->g->arena, DT_F32, 2, scale));
 }
 
@@ -195,7 +198,7 @@ static const struct value *plugin(struct decoder *w, struct scope *s, unsigned i
     const struct value *out;
     struct node *n;
 
-    if (w->mode->eagle_base) {
+    if (w->tree) {
         in[in_n++] = w->mask;
         in[in_n++] = w->positions;
     }
@@ -207,7 +210,7 @@ static const struct value *plugin(struct decoder *w, struct scope *s, unsigned i
     w->present[i] = graph_value(g, arena_printf(g->arena, "present_key_values_%u", i), w->past[i]->dtype, 5, present);
     n->out[n->out_n++] = w->present[i]->name;
     node_attr_int(g, "enable_fp8_kv_cache", w->mode->fp8_kv_cache);
-    node_attr_int(g, "enable_tree_attention", w->mode->eagle_base);
+    node_attr_int(g, "enable_tree_attention", w->tree);
     node_attr_int(g, "head_size", (int64_t)m->head_dim);
     node_attr_int(g, "num_kv_heads", (int64_t)m->kv_heads);
     node_attr_int(g, "num_q_heads", (int64_t)m->heads);
@@ -233,20 +236,20 @@ static void projections(struct decoder *w, struct scope *s, unsigned i, const st
     static const char *const proj[] = { "q_proj", "k_proj", "v_proj" };
     const struct model *m = w->m;
     uint64_t width[] = { m->heads * m->head_dim, m->kv_heads * m->head_dim, m->kv_heads * m->head_dim }, at = 0;
+    uint64_t in = m->draft ? 2 * m->hidden_size : m->hidden_size;
     const struct value *all = NULL;
 
     if (m->family->fused)
-        all = decoder_linear(w, i, "self_attn", "qkv_proj", x, m->hidden_size, width[0] + width[1] + width[2],
-                             m->qkv_bias);
+        all = decoder_linear(w, i, "self_attn", "qkv_proj", x, in, width[0] + width[1] + width[2], m->qkv_bias);
     for (unsigned k = 0; k < 3; at += width[k++])
         qkv[k] = all ? slice(s, all, at, at + width[k])
-                     : decoder_linear(w, i, "self_attn", proj[k], x, m->hidden_size, width[k], m->qkv_bias);
+                     : decoder_linear(w, i, "self_attn", proj[k], x, in, width[k], m->qkv_bias);
 }
 
 static const struct value *attention(struct decoder *w, unsigned i, const struct value *x)
 {
     const struct model *m = w->m;
-    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "/model/layers.%u/self_attn", i));
+    struct scope s = scope_enter(w->g, arena_printf(w->g->arena, "%s/layers.%u/self_attn", w->path, i));
     const struct value *b = size_of(&s, x, 0), *q_len = size_of(&s, x, 1), *qkv[3], *y;
     struct value all = hidden(DT_F16, (m->heads + 2 * m->kv_heads) * m->head_dim);
 
@@ -283,28 +286,79 @@ static void hidden_states(struct decoder *w, struct scope *s)
     graph_output(w->g, out);
 }
 
-static void head(struct decoder *w, const struct value *x)
+/* The rows of x that last_token_ids names. */
+static struct value *pick(struct decoder *w, struct scope *s, const struct value *x)
 {
-    struct graph *g = w->g;
-    struct scope s = scope_enter(g, "");
     struct value index = { .dtype = DT_I64, .rank = 3, .dim = { BATCH, selected(w), DIM(1) }, .shaped = true };
-    const struct value *minus_one = const_i64s(&s, (const int64_t[]){ -1 }, 1);
-    const struct value *at = binary(&s, "Unsqueeze", w->last_token_ids, minus_one, &index);
-    struct value *last = binary(&s, "GatherND", x, at, x), *logits;
-    struct linear l;
+    const struct value *minus_one = const_i64s(s, (const int64_t[]){ -1 }, 1);
+    const struct value *at = binary(s, "Unsqueeze", w->last_token_ids, minus_one, &index);
+    struct value *last = binary(s, "GatherND", x, at, x);
 
     last->dim[1] = selected(w);
-    node_attr_int(g, "batch_dims", 1);
+    node_attr_int(w->g, "batch_dims", 1);
+    return last;
+}
+
+static void name_output(struct decoder *w, struct value *v, const char *name)
+{
+    v->name = node_last(w->g)->out[0] = name;
+    graph_output(w->g, v);
+}
+
+static void head(struct decoder *w, const struct value *x)
+{
+    struct scope *s = &w->root;
+    const struct value *last = pick(w, s, x);
+    struct value *logits;
+    struct linear l;
+
     decoder_head(w, &l);
-    logits = unary(&s, "Cast", linear(w, "/lm_head", &l, last));
-    node_attr_int(g, "to", dtype_onnx(DT_F32));
+    logits = unary(s, "Cast", linear(w, "/lm_head", &l, last));
+    node_attr_int(w->g, "to", dtype_onnx(DT_F32));
     logits->dtype = DT_F32;
-    logits->name = node_last(g)->out[0] = "logits";
-    graph_output(g, logits);
+    name_output(w, logits, "logits");
     if (w->mode->eagle_base)
-        hidden_states(w, &s);
+        hidden_states(w, s);
     for (unsigned i = 0; i < w->m->layers; i++)
-        graph_output(g, w->present[i]);
+        graph_output(w->g, w->present[i]);
+}
+
+static const struct value *beside(struct scope *s, const struct value *a, const struct value *b)
+{
+    struct value like = hidden(DT_F16, a->dim[2].n + b->dim[2].n);
+
+    return concat(s, (const struct value *[]){ a, b }, 2, -1, &like);
+}
+
+static const struct value *draft_start(struct decoder *w)
+{
+    struct scope *s = &w->root;
+    const struct model *m = w->m;
+    const struct value *fc =
+        decoder_module(w, "fc", w->hidden_base, 3 * m->target_hidden_size, m->hidden_size, m->fc_bias);
+    const struct value *own = cast(s, w->hidden_draft, DT_F16);
+
+    return add(w, s, own, cast(s, fc, DT_F16));
+}
+
+/* logits are log-probabilities; hidden_states, declared [B, S, hidden], holds the picked tokens' states. */
+static void draft_head(struct decoder *w, const struct value *x)
+{
+    struct scope *s = &w->root;
+    struct value *last = pick(w, s, x), *logits;
+    const struct value *normed;
+    struct linear l;
+
+    last->name = node_last(w->g)->out[0] = "hidden_states";
+    normed = norm(w, "/norm", "norm.weight", last, w->m->hidden_size);
+    decoder_head(w, &l);
+    logits = unary(s, "LogSoftmax", cast(s, linear(w, "/lm_head", &l, normed), DT_F32));
+    node_attr_int(w->g, "axis", -1);
+    name_output(w, logits, "logits");
+    last->dim[1] = SEQ;
+    graph_output(w->g, last);
+    for (unsigned i = 0; i < w->m->layers; i++)
+        graph_output(w->g, w->present[i]);
 }
 
 /* As torch's exporter leaves them: the final norm, then what modules hold under their own name, in module order, then
@@ -315,6 +369,7 @@ static const char *const vectors[] = {
     "mlp.down_proj.bias",
     "input_layernorm.weight",
     "post_attention_layernorm.weight",
+    "hidden_norm.weight",
     "self_attn.q_proj.bias",
     "self_attn.k_proj.bias",
     "self_attn.v_proj.bias",
@@ -334,15 +389,21 @@ static uint64_t order(const char *name)
     unsigned layer;
     int rest = 0;
 
-    if (!strcmp(name, "model.norm.weight"))
+    if (!strcmp(name, "model.norm.weight") || !strcmp(name, "norm.weight"))
         return 0;
-    if (sscanf(name, "model.layers.%u.%n", &layer, &rest) == 1 && rest) {
+    if (!strcmp(name, "fc.bias"))
+        return 1;
+    if (!strcmp(name, "fc.weight"))
+        return 2ull << 40;
+    if (!strncmp(name, "model.", 6))
+        name += 6;
+    if (sscanf(name, "layers.%u.%n", &layer, &rest) == 1 && rest) {
         for (unsigned i = 0; i < sizeof vectors / sizeof *vectors; i++)
             if (!strcmp(name + rest, vectors[i]))
                 return 1ull << 40 | (uint64_t)layer << 8 | i;
         for (unsigned i = 0; i < sizeof matrices / sizeof *matrices; i++)
             if (!strcmp(name + rest, matrices[i]))
-                return 2ull << 40 | (uint64_t)layer << 8 | i;
+                return 2ull << 40 | (uint64_t)(layer + 1) << 8 | i;
     }
     return 3ull << 40; /* lm_head */
 }
@@ -367,5 +428,8 @@ const struct dialect dialect_edgellm05 = {
     .silu_mul = silu_mul,
     .slice = slice,
     .head = head,
+    .draft_start = draft_start,
+    .draft_head = draft_head,
+    .beside = beside,
     .order = order,
 };

@@ -234,12 +234,12 @@ static int read_rope(struct reader *r)
     if (!m->rope_scaling)
         m->rope_scaling = json_is_object(scaling) ? json_deep_copy(scaling) : json_null();
     type = json_object_get(m->rope_scaling, "type");
-    if (type && m->family->mrope_is_default &&
+    if (type && (m->draft || m->family->mrope_is_default) &&
         !strcmp(json_string_value(type) ? json_string_value(type) : "", "mrope")) {
         json_object_set_new(m->rope_scaling, "type", json_string("default"));
         type = json_object_get(m->rope_scaling, "type");
     }
-    if (type && m->family->names_rope_type)
+    if (type && (m->draft || m->family->names_rope_type))
         json_object_set(m->rope_scaling, "rope_type", type);
     return 0;
 }
@@ -306,11 +306,53 @@ static int read_window(struct reader *r)
     return 0;
 }
 
-int model_open(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e)
+/* Keys of later kinds of draft, whose graph is another one. */
+static int refuse_other_drafts(struct reader *r)
+{
+    static const char *const keys[] = { "fc_norm", "norm_output" };
+
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *v = json_object_get(r->config, keys[i]);
+
+        if (v && !json_is_null(v) && !json_is_false(v))
+            return err_set(r->e, ERR_UNSUPPORTED,
+                           "\"%s\" is set: this kind of draft has another graph and is not supported", keys[i]);
+    }
+    return 0;
+}
+
+static int read_draft(struct reader *r)
+{
+    struct model *m = r->m;
+    const char *type = json_string_value(json_object_get(r->config, "model_type"));
+    bool found;
+
+    if (refuse_other_drafts(r) || json_get_u64(r->config, "draft_vocab_size", &m->draft_vocab_size, &found, r->e))
+        return -1;
+    if (!found || !m->draft_vocab_size || m->draft_vocab_size > m->vocab_size)
+        return err_set(r->e, ERR_RANGE, "\"draft_vocab_size\" is %llu, expected 1 to \"vocab_size\" = %llu",
+                       (unsigned long long)m->draft_vocab_size, (unsigned long long)m->vocab_size);
+    m->target_hidden_size = m->hidden_size;
+    if (json_get_u64(r->config, "target_hidden_size", &m->target_hidden_size, &found, r->e) ||
+        json_get_bool(r->config, "bias", &m->fc_bias, &found, r->e))
+        return -1;
+    if (!m->target_hidden_size || m->target_hidden_size > UINT32_MAX / 4)
+        return err_set(r->e, ERR_RANGE, "\"target_hidden_size\" is %llu, expected 1 to %u",
+                       (unsigned long long)m->target_hidden_size, UINT32_MAX / 4);
+    m->o_bias = m->mlp_bias = false;
+    if (type && strstr(type, "qwen"))
+        m->qkv_bias = true;
+    else if (read_bias(r, BIAS_ATTENTION_KEY, &m->qkv_bias))
+        return -1;
+    return 0;
+}
+
+static int open_model(struct model *m, const struct checkpoint *c, struct arena *a, bool draft, struct notes *notes,
+                      struct err *e)
 {
     struct reader r = { .m = m, .config = c->config, .notes = notes, .e = e };
 
-    *m = (struct model){ .ckpt = c, .arena = a };
+    *m = (struct model){ .ckpt = c, .arena = a, .draft = draft };
     if (!json_is_object(c->config))
         return err_set(e, ERR_FORMAT,
                        "%s: has no config.json with an object in it: expected a Hugging Face model directory", c->dir);
@@ -318,11 +360,22 @@ int model_open(struct model *m, const struct checkpoint *c, struct arena *a, str
         return -1;
     if (read_sizes(&r) || read_bias(&r, m->family->qkv_bias, &m->qkv_bias) ||
         read_bias(&r, m->family->o_bias, &m->o_bias) || read_bias(&r, m->family->mlp_bias, &m->mlp_bias) ||
-        read_activation(&r) || read_tied(&r) || read_numbers(&r) || read_rope(&r) || read_window(&r)) {
+        read_activation(&r) || (!draft && read_tied(&r)) || read_numbers(&r) || read_rope(&r) ||
+        (draft ? read_draft(&r) : read_window(&r))) {
         err_at(e, "%s/config.json", c->dir);
         return -1;
     }
-    return weights_probe(m, e);
+    return draft ? weights_probe_draft(m, notes, e) : weights_probe(m, e);
+}
+
+int model_open(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e)
+{
+    return open_model(m, c, a, false, notes, e);
+}
+
+int model_open_draft(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e)
+{
+    return open_model(m, c, a, true, notes, e);
 }
 
 void model_close(struct model *m)

@@ -55,8 +55,11 @@ struct model {
     json_t *rope_theta, *rope_scaling; /* as they go to the exported config.json; rope_scaling may be null */
     json_t *partial_rotary;            /* as spelled in the source, or 1.0 */
     bool tied, qkv_bias, o_bias, mlp_bias;
-    bool vision;           /* of the family or its wrapper */
-    const json_t *text;    /* the object of config.json that describes the text model */
+    bool draft; /* an EAGLE3 draft: its layers see the tokens beside the base's hidden states */
+    bool fc_bias;
+    uint64_t draft_vocab_size, target_hidden_size; /* of a draft */
+    bool vision;                                   /* of the family or its wrapper */
+    const json_t *text;                            /* the object of config.json that describes the text model */
     const char *prefix;    /* of the decoder's tensors in the file: "model.", "model.language_model.", "", ... */
     const char *head_name; /* of the lm_head tensor in the file; NULL when tied or absent */
     bool *used;            /* by tensor index: asked for by model_weight */
@@ -67,6 +70,11 @@ struct model {
 /* Reads config.json (c->config) and probes names. Refuses unknown families, quantizations, activations and layer types
  * by name; reads no weights. Choices and doubts go to notes. */
 int model_open(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e);
+/* The same for an EAGLE3 draft's directory; the layers in the file rule over num_hidden_layers. */
+int model_open_draft(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e);
+/* A draft's d2t as int32 offsets [draft_vocab_size], checked against vocab_size; zeros when it has none and needs none.
+ */
+int model_d2t(struct model *m, int32_t **d2t, struct err *e);
 void model_close(struct model *m);
 
 /* The tensor of a canonical name, which must have this shape (rank 1: d1 = 0) and a dtype that casts to fp16.  Never

@@ -61,6 +61,44 @@ int weights_probe(struct model *m, struct err *e)
     return 0;
 }
 
+static const char *draft_name(const struct model *m, const char *name);
+
+/* Layers that the file has, without a gap. */
+static uint64_t draft_layers(const struct model *m)
+{
+    uint64_t n = 0;
+
+    while (ckpt_find(m->ckpt,
+                     draft_name(m, arena_printf(m->arena, "layers.%llu.hidden_norm.weight", (unsigned long long)n))) ||
+           ckpt_find(m->ckpt,
+                     draft_name(m, arena_printf(m->arena, "layers.%llu.mlp.down_proj.weight", (unsigned long long)n))))
+        n++;
+    return n;
+}
+
+int weights_probe_draft(struct model *m, struct notes *notes, struct err *e)
+{
+    const struct checkpoint *c = m->ckpt;
+    uint64_t layers;
+
+    m->used = arena_array(m->arena, c->tensors_n, sizeof *m->used);
+    m->prefix = ckpt_find(c, "model.fc.weight") ? "model." : "";
+    if (!ckpt_find(c, arena_printf(m->arena, "%sfc.weight", m->prefix)))
+        return err_set(
+            e, ERR_FORMAT,
+            "%s: has no tensor fc.weight, so it is not an EAGLE3 draft: give a draft, or use export for a base model",
+            c->dir);
+    layers = draft_layers(m);
+    if (!layers)
+        return err_set(e, ERR_FORMAT, "%s: has no decoder layer: expected tensors midlayer.* or layers.0.*", c->dir);
+    if (layers != m->layers)
+        notes_add(notes, NOTE_WARNING,
+                  "config.json: \"num_hidden_layers\" is %llu, but the file has %llu; the file rules",
+                  (unsigned long long)m->layers, (unsigned long long)layers);
+    m->layers = layers;
+    return 0;
+}
+
 static const char *shape_text(struct arena *a, const struct tensor *t)
 {
     struct str s = { 0 };
@@ -84,8 +122,21 @@ static void remember(struct model *m, const char *name, const char *problem)
     m->wrong[m->wrong_n++] = (struct want){ name, problem };
 }
 
+/* A draft's first layer is "midlayer" in most files, "layers.0" in some. */
+static const char *draft_name(const struct model *m, const char *name)
+{
+    const char *full = arena_printf(m->arena, "%s%s", m->prefix, name), *mid;
+
+    if (ckpt_find(m->ckpt, full) || strncmp(name, "layers.0.", 9))
+        return full;
+    mid = arena_printf(m->arena, "%smidlayer.%s", m->prefix, name + 9);
+    return ckpt_find(m->ckpt, mid) ? mid : full;
+}
+
 static const char *name_in_file(const struct model *m, const char *name)
 {
+    if (m->draft)
+        return draft_name(m, name);
     if (!strcmp(name, "lm_head.weight"))
         return m->head_name ? m->head_name : name;
     return arena_printf(m->arena, "%s%s", m->prefix, name);

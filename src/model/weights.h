@@ -5,5 +5,7 @@
 
 /* Sets prefix, head_name and used. */
 int weights_probe(struct model *m, struct err *e);
+/* Sets prefix, used and layers; refuses tensors that no draft has. */
+int weights_probe_draft(struct model *m, struct notes *notes, struct err *e);
 
 #endif

@@ -14,14 +14,15 @@ import pytest
 import checkpoints
 from conftest import ROOT, SANITIZER, Program, tree
 
-COMMANDS = ["export", "plan", "inspect", "verify", "help", "version"]
+COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft"]
-CONTENT = "target eagle-base fp8-kv-cache chat-template no-chat-template strict overwrite"
+CONTENT = "target eagle-base eagle-draft fp8-kv-cache chat-template no-chat-template strict overwrite"
 OPTIONS = {
     "export": CONTENT + " memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
+    "export-draft": "target base-model strict overwrite memory threads io device report quiet verbose progress help",
     "inspect": "json help",
-    "verify": "chat-template json quiet verbose progress help",
+    "verify": "chat-template base-model json quiet verbose progress help",
     "help": "help",
     "version": "help",
     PROGRAMS[0]: "model_dir output_dir is_eagle_base reduced_vocab_dir chat_template fp8_kv_cache device help",
@@ -458,8 +459,6 @@ def test_drop_in_spares_what_is_no_export(named, model, tmp_path):
 
 @pytest.mark.parametrize("name, line", [
     (PROGRAMS[0], "--model_dir m --output_dir o --reduced_vocab_dir v"),
-    (PROGRAMS[1], "--draft_model_dir m --output_dir o"),
-    (PROGRAMS[1], "--draft_model_dir m --output_dir o --base_model_dir b --device cpu"),
 ])
 def test_drop_in_modes_of_later_versions(named, tmp_path, name, line):
     (tmp_path / "work").mkdir()
