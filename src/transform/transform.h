@@ -26,7 +26,7 @@ struct job {
     const void *src;
     size_t src_pitch; /* bytes from a source row to the next */
     void *dst;
-    size_t dst_pitch; /* bytes from a destination row to the next; where the transform transposes, of a source column to the next */
+    size_t dst_pitch; /* the same of the destination, whose rows are the source's columns where it transposes */
     size_t rows, cols;
     struct counters counters; /* out: of this job */
 };
@@ -58,7 +58,8 @@ extern const size_t transforms_n;
 
 /* NULL: there is none, which the caller has to refuse by name. */
 const struct transform *transform_find(enum transform_kind kind, enum dtype src, enum dtype dst);
-/* The best variant for this processor; WEIGHBRIDGE_ISA=scalar|avx2|avx512|neon in the environment forbids better ones. */
+/* The best variant for this processor.  WEIGHBRIDGE_ISA=scalar|avx2|avx512|neon in the environment forbids better
+ * ones than that; another name forbids nothing. */
 void (*transform_best(const struct transform *t))(struct job *j);
 const char *isa_name(enum isa isa);
 enum isa isa_best(void);

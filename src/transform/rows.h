@@ -1,0 +1,43 @@
+/* rows.h - what stands behind transforms[]: for each row the definition, and one
+ * variant for each instruction set of the processors we build for. */
+#ifndef TRANSFORM_ROWS_H
+#define TRANSFORM_ROWS_H
+#include "transform/transform.h"
+
+#if defined(__x86_64__)
+#define AVX512          __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c")))
+#define AVX2            __attribute__((target("avx2,f16c")))
+#define ROW_VARIANTS(f) void f##_avx2(struct job *j), f##_avx512(struct job *j)
+#define ROW_FAST(f)                                                                                                    \
+    {                                                                                                                  \
+        [ISA_AVX2] = f##_avx2, [ISA_AVX512] = f##_avx512                                                               \
+    }
+#elif defined(__AARCH64EL__)
+#define ROW_VARIANTS(f) void f##_neon(struct job *j)
+#define ROW_FAST(f)                                                                                                    \
+    {                                                                                                                  \
+        [ISA_NEON] = f##_neon                                                                                          \
+    }
+#else
+#define ROW_VARIANTS(f) void f##_ref(struct job *j)
+#define ROW_FAST(f)                                                                                                    \
+    {                                                                                                                  \
+        NULL                                                                                                           \
+    }
+#endif
+#define ROW_FUNCTIONS(f)                                                                                               \
+    void f##_ref(struct job *j);                                                                                       \
+    ROW_VARIANTS(f)
+
+ROW_FUNCTIONS(cast_bf16_f16);
+ROW_FUNCTIONS(cast_f32_f16);
+ROW_FUNCTIONS(cast_f16_f16);
+ROW_FUNCTIONS(transpose_bf16_f16);
+ROW_FUNCTIONS(transpose_f32_f16);
+ROW_FUNCTIONS(transpose_f16_f16);
+
+/* Results from this size on bypass the cache: nobody reads them soon, and a
+ * store that first fetches its line costs half as much again. */
+enum { LINE = 64 /* bytes of a cache line */, STREAM_MIN = 256 << 10 /* bytes */ };
+
+#endif

@@ -1,0 +1,96 @@
+/* transform.c - the table of transforms, and which of a row's variants this processor runs. */
+#include "transform/transform.h"
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include "transform/rows.h"
+
+#define ROW(name, kind, src, dst, cut, f)                                                                              \
+    {                                                                                                                  \
+        name, kind, src, dst, cut, f##_ref, ROW_FAST(f)                                                                \
+    }
+
+/* clang-format off */
+const struct transform transforms[] = {
+    ROW("cast/bf16-f16",      TRANSFORM_CAST,      DT_BF16, DT_F16, CUT_ANYWHERE, cast_bf16_f16),
+    ROW("cast/f32-f16",       TRANSFORM_CAST,      DT_F32,  DT_F16, CUT_ANYWHERE, cast_f32_f16),
+    ROW("cast/f16-f16",       TRANSFORM_CAST,      DT_F16,  DT_F16, CUT_ANYWHERE, cast_f16_f16),
+    ROW("transpose/bf16-f16", TRANSFORM_TRANSPOSE, DT_BF16, DT_F16, CUT_ROWS,     transpose_bf16_f16),
+    ROW("transpose/f32-f16",  TRANSFORM_TRANSPOSE, DT_F32,  DT_F16, CUT_ROWS,     transpose_f32_f16),
+    ROW("transpose/f16-f16",  TRANSFORM_TRANSPOSE, DT_F16,  DT_F16, CUT_ROWS,     transpose_f16_f16),
+};
+/* clang-format on */
+const size_t transforms_n = sizeof transforms / sizeof *transforms;
+
+static const char *const isa_names[ISA_COUNT] = { "scalar", "avx2", "avx512", "neon" };
+
+const char *isa_name(enum isa isa) { return isa_names[isa]; }
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+static enum isa isa_of_processor(void)
+{
+    if (!__builtin_cpu_supports("avx2") || !has_f16c())
+        return ISA_SCALAR;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return ISA_AVX512;
+    return ISA_AVX2;
+}
+#elif defined(__AARCH64EL__)
+static enum isa isa_of_processor(void) { return ISA_NEON; }
+#else
+static enum isa isa_of_processor(void) { return ISA_SCALAR; }
+#endif
+
+/* A name that is unknown forbids nothing. */
+static enum isa isa_allowed(void)
+{
+    const char *name = getenv("WEIGHBRIDGE_ISA");
+
+    for (int i = 0; name && i < ISA_COUNT; i++)
+        if (!strcmp(name, isa_names[i]))
+            return (enum isa)i;
+    return ISA_COUNT;
+}
+
+enum isa isa_best(void)
+{
+    enum isa best = isa_of_processor(), allowed = isa_allowed();
+
+    while (best > ISA_SCALAR && (best > allowed || !transforms[0].fast[best]))
+        best--;
+    return best;
+}
+
+const struct transform *transform_find(enum transform_kind kind, enum dtype src, enum dtype dst)
+{
+    for (size_t i = 0; i < transforms_n; i++)
+        if (transforms[i].kind == kind && transforms[i].src == src && transforms[i].dst == dst)
+            return &transforms[i];
+    return NULL;
+}
+
+void (*transform_best(const struct transform *t))(struct job *j)
+{
+    for (int i = (int)isa_best(); i > ISA_SCALAR; i--)
+        if (t->fast[i])
+            return t->fast[i];
+    return t->ref;
+}
+
+void counters_add(struct counters *sum, const struct counters *c)
+{
+    sum->overflow += c->overflow;
+    sum->flushed += c->flushed;
+    sum->nan += c->nan;
+    sum->worst = c->worst > sum->worst ? c->worst : sum->worst;
+}
