@@ -4,7 +4,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-json_t *json_parse(const char *text, size_t n, const char *name, struct err *e)
+/* Behind a string that begins at text[i]. */
+static size_t skip_string(const char *text, size_t n, size_t i)
+{
+    for (i++; i < n && text[i] != '"'; i++)
+        if (text[i] == '\\')
+            i++;
+    return i < n ? i + 1 : n;
+}
+
+/* The string whose last byte is text[end - 1], as spelled there. jansson leaves long ones out of its messages. */
+static const char *string_before(const char *text, size_t end)
+{
+    for (size_t i = 0; i < end; i++)
+        if (text[i] == '"') {
+            size_t behind = skip_string(text, end, i);
+
+            if (behind >= end)
+                return text + i;
+            i = behind - 1;
+        }
+    return text;
+}
+
+static void set_parse_error(const char *text, size_t n, const json_error_t *err, const char *name, struct err *e)
+{
+    size_t end = err->position > 0 && (size_t)err->position <= n ? (size_t)err->position : 0;
+
+    if (json_error_code(err) == json_error_duplicate_key && end) {
+        const char *key = string_before(text, end);
+        size_t len = (size_t)(text + end - key);
+
+        err_set(e, ERR_FORMAT, "%s: key %.*s is there twice, the second time at line %d, column %d", name,
+                (int)str_whole(key, len < 200 ? len : 200), key, err->line, err->column);
+    } else {
+        err_set(e, ERR_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name, err->text, err->line, err->column);
+    }
+}
+
+static json_t *parse(const char *text, size_t n, const char *name, bool exact, struct err *e)
 {
     json_error_t err;
     json_t *v;
@@ -15,11 +53,21 @@ json_t *json_parse(const char *text, size_t n, const char *name, struct err *e)
         return NULL;
     }
     v = json_loadb(text, n, JSON_REJECT_DUPLICATES, &err);
-    if (!v && json_error_code(&err) == json_error_numeric_overflow)
+    if (!v && !exact && json_error_code(&err) == json_error_numeric_overflow)
         v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &err);
     if (!v)
-        err_set(e, ERR_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name, err.text, err.line, err.column);
+        set_parse_error(text, n, &err, name, e);
     return v;
+}
+
+json_t *json_parse(const char *text, size_t n, const char *name, struct err *e)
+{
+    return parse(text, n, name, false, e);
+}
+
+json_t *json_parse_exact(const char *text, size_t n, const char *name, struct err *e)
+{
+    return parse(text, n, name, true, e);
 }
 
 static void print_string(struct str *out, const char *s, size_t n, bool ascii)
@@ -55,26 +103,46 @@ static void print_string(struct str *out, const char *s, size_t n, bool ascii)
     str_adds(out, "\"");
 }
 
-/* The shortest digits that give the same double, spelled as Python's repr does. */
-static void print_real(struct str *out, double v)
+/* The shortest digits that give the same double: at most 17. Takes what printf writes apart rather than printing it,
+ * so that a host program's locale cannot put a decimal comma into our JSON. */
+static unsigned shortest(double v, char digit[18], int *exp10)
 {
     char s[40];
-    int exp10;
+    unsigned n = 0;
 
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(s, sizeof s, "%.*e", digits - 1, v);
+    for (int more = 0; more < 17; more++) {
+        snprintf(s, sizeof s, "%.*e", more, v);
+        if (strtod(s, NULL) == v)
+            break;
+        /* Above a power of two doubles lie half as dense as below: the nearest such digits may miss v, the next not. */
+        snprintf(s, sizeof s, "%.*Le", more, (long double)v + (long double)(nextafter(v, INFINITY) - v) / 8);
         if (strtod(s, NULL) == v)
             break;
     }
-    exp10 = atoi(strchr(s, 'e') + 1);
-    if (v == 0 || (exp10 >= -4 && exp10 < 16)) {
-        int digits = (int)strcspn(s, "e") - (s[0] == '-') - (strchr(s, '.') != NULL);
-        int decimals = digits - 1 - exp10;
+    *exp10 = atoi(strchr(s, 'e') + 1);
+    for (const char *p = s; *p != 'e'; p++)
+        if (*p >= '0' && *p <= '9')
+            digit[n++] = *p;
+    digit[n] = 0;
+    return n;
+}
 
-        str_addf(out, "%.*f", decimals < 1 ? 1 : decimals, v);
-    } else {
-        str_adds(out, s);
-    }
+/* As Python's repr lays them out: 0.0001, 1e-05, 1000000.0, 1.5e+16. */
+static void print_real(struct str *out, double v)
+{
+    char digit[18];
+    int exp10, n = (int)shortest(fabs(v), digit, &exp10);
+
+    if (signbit(v))
+        str_adds(out, "-");
+    if (exp10 < -4 || exp10 >= 16)
+        str_addf(out, "%c%s%se%c%02d", digit[0], n > 1 ? "." : "", digit + 1, exp10 < 0 ? '-' : '+', abs(exp10));
+    else if (exp10 < 0)
+        str_addf(out, "0.%.*s%s", -exp10 - 1, "000", digit);
+    else if (n <= exp10 + 1)
+        str_addf(out, "%s%.*s.0", digit, exp10 + 1 - n, "000000000000000");
+    else
+        str_addf(out, "%.*s.%s", exp10 + 1, digit, digit + exp10 + 1);
 }
 
 static void newline(struct str *out, bool pretty, unsigned depth)
@@ -145,15 +213,6 @@ static void print_value(struct str *out, const json_t *v, bool pretty, bool asci
 }
 
 void json_print(struct str *out, const json_t *v, bool pretty, bool ascii) { print_value(out, v, pretty, ascii, 0); }
-
-/* Behind a string that begins at text[i]. */
-static size_t skip_string(const char *text, size_t n, size_t i)
-{
-    for (i++; i < n && text[i] != '"'; i++)
-        if (text[i] == '\\')
-            i++;
-    return i < n ? i + 1 : n;
-}
 
 static size_t skip_space(const char *text, size_t n, size_t i)
 {

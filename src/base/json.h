@@ -17,6 +17,8 @@
 /* NULL and a message that begins with `name` and says line, column and, for a
  * duplicate, the key. A byte order mark is an error. The caller owns the result (json_decref). */
 json_t *json_parse(const char *text, size_t n, const char *name, struct err *e);
+/* The same, but an integer beyond 64 bits is an error: for files whose integers are sizes and offsets. */
+json_t *json_parse_exact(const char *text, size_t n, const char *name, struct err *e);
 
 /* Two-space indent and ": " after keys (pretty), or everything in one line
  * with ", " and ": ".  Non-ASCII is escaped as \uXXXX (lower case) when `ascii`. No newline at the end. */

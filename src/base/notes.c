@@ -36,9 +36,11 @@ int notes_strict(const struct notes *n, struct err *e)
     for (size_t i = 0; i < n->n; i++)
         if (n->v[i].strict && ++refused <= ERR_LINES)
             str_addf(&s, "\n  %s", n->v[i].text);
+    if (refused > ERR_LINES)
+        str_addf(&s, "\n  and %zu more", refused - ERR_LINES);
     if (refused)
-        ret = err_set(e, ERR_REFUSED, "--strict refuses this run (leave it out to go on with a warning):%s%s",
-                      str_text(&s), refused > ERR_LINES ? "\n  ..." : "");
+        ret = err_set(e, ERR_REFUSED, "--strict refuses this run (leave it out to go on with a warning):%s",
+                      str_text(&s));
     str_release(&s);
     return ret;
 }

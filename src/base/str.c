@@ -61,3 +61,30 @@ const char *str_bytes(char out[24], unsigned long long bytes)
     snprintf(out, 24, v < 10 ? "%.2f %s" : "%.1f %s", v, unit[u]);
     return out;
 }
+
+size_t str_whole(const char *s, size_t n)
+{
+    size_t last = n; /* where the last character begins */
+
+    while (last && ((unsigned char)s[last - 1] & 0xc0) == 0x80 && n - last < 3)
+        last--;
+    if (!last || (unsigned char)s[last - 1] < 0xc0)
+        return n;
+    last--;
+    {
+        unsigned char c = (unsigned char)s[last];
+
+        return n - last < (c >= 0xf0 ? 4u : c >= 0xe0 ? 3u : 2u) ? last : n;
+    }
+}
+
+const char *str_quote(char out[STR_QUOTED], const char *name)
+{
+    size_t len = strlen(name), n = len <= STR_QUOTED - 6 ? len : str_whole(name, STR_QUOTED - 6);
+
+    for (size_t i = 0; i < n; i++)
+        out[i + 1] = name[i] > 0 && (name[i] < 0x20 || name[i] == 0x7f) ? '?' : name[i];
+    out[0] = '"';
+    strcpy(out + n + 1, n < len ? "...\"" : "\"");
+    return out;
+}

@@ -18,4 +18,11 @@ const char *str_text(const struct str *b);
 /* "1.5 GB", "990 bytes": decimal units, for people. `out` holds 24 bytes. */
 const char *str_bytes(char out[24], unsigned long long bytes);
 
+/* A name that came from a file, for a message: in double quotes, control characters as '?', a long one cut and "..."
+ * behind, so that no name can break a line or drown a sentence. Returns `out`. */
+enum { STR_QUOTED = 128 };
+const char *str_quote(char out[STR_QUOTED], const char *name);
+/* Of the first n bytes of s: how many hold whole UTF-8 characters only. */
+size_t str_whole(const char *s, size_t n);
+
 #endif
