@@ -1,23 +1,27 @@
 # Sourced by the scripts beside it: where things lie, steps with their times, and a private Python environment.
 set -euo pipefail
+export LC_ALL=C.UTF-8
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$ROOT/.cache # downloads, Python environments, the demo's model; safe to delete
 LOG=$CACHE/log
 mkdir -p "$CACHE"
 
-# step TITLE COMMAND...: runs quietly and prints the time it took; on failure what it said.
+# step TITLE COMMAND...: runs quietly and prints the time it took; on failure ends the script with what it said.
 step() {
-    local title=$1 begin=$EPOCHREALTIME
+    local title=$1 begin=$EPOCHREALTIME status
     shift
-    printf '%-62s' "$title" >&2
-    if ! "$@" </dev/null >"$LOG" 2>&1; then
-        printf 'FAILED\n' >&2
+    printf '%-66s' "$title" >&2
+    set +e # not `if ! "$@"`, which would switch off errexit inside a function that is run here
+    (set -e && "$@") </dev/null >"$LOG" 2>&1
+    status=$?
+    set -e
+    if [ $status -ne 0 ]; then
+        printf ' FAILED\n' >&2
         tail -n 60 "$LOG" >&2
-        return 1
+        exit 1
     fi
-    printf '%6d.%d s\n' $(((${EPOCHREALTIME/./} - ${begin/./}) / 1000000)) \
-        $(((${EPOCHREALTIME/./} - ${begin/./}) / 100000 % 10)) >&2
+    awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "%7.1f s\n", b - a }' >&2
 }
 
 # size PATH: in MiB, what du would say of the files' lengths.

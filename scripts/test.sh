@@ -19,5 +19,5 @@ step "build for speed: build/release" build release
 failed=0
 ctest --test-dir build/asan --output-on-failure -j "$(nproc)" || failed=1
 WEIGHBRIDGE=build/asan/weighbridge WEIGHBRIDGE_RELEASE=build/release/weighbridge \
-    .cache/venv-test/bin/python -m pytest -q tests/e2e "$@" || failed=1
+    .cache/venv-test/bin/python -m pytest tests/e2e "$@" || failed=1
 exit $failed
