@@ -10,6 +10,7 @@ static struct recipe *make(struct arena *a, enum recipe_op op, const struct reci
     r->op = op;
     r->in = in;
     r->source = NULL;
+    r->rows = NULL;
     return r;
 }
 
@@ -29,6 +30,33 @@ static const struct tensor *source_of(const struct recipe *r)
     while (r->in)
         r = r->in;
     return r->source;
+}
+
+const struct recipe *recipe_rows(struct arena *a, const struct recipe *in, const int32_t *rows, uint64_t n,
+                                 struct err *e)
+{
+    struct recipe *r;
+
+    if (in->op != RECIPE_SOURCE || in->rank != 2) {
+        err_set(e, ERR_INTERNAL, "%s: has %u dimensions, rows can be taken of stored tensors of 2 only",
+                source_of(in)->name, in->rank);
+        return NULL;
+    }
+    if (n > in->shape[0]) {
+        err_set(e, ERR_RANGE, "%s: has %llu rows, and %llu are to be taken", source_of(in)->name,
+                (unsigned long long)in->shape[0], (unsigned long long)n);
+        return NULL;
+    }
+    for (uint64_t i = 0; i < n; i++)
+        if (rows[i] < 0 || (uint64_t)rows[i] >= in->shape[0]) {
+            err_set(e, ERR_RANGE, "%s: has %llu rows, and row %d is to be taken", source_of(in)->name,
+                    (unsigned long long)in->shape[0], rows[i]);
+            return NULL;
+        }
+    r = make(a, RECIPE_ROWS, in);
+    r->rows = rows;
+    r->shape[0] = n;
+    return r;
 }
 
 const struct recipe *recipe_cast(struct arena *a, const struct recipe *in, enum dtype to, struct err *e)
@@ -89,6 +117,11 @@ void recipe_describe(const struct recipe *r, struct str *out)
     case RECIPE_SOURCE:
         str_adds(out, r->source->name);
         break;
+    case RECIPE_ROWS:
+        str_adds(out, "rows(");
+        recipe_describe(r->in, out);
+        str_addf(out, ", %llu of %llu)", (unsigned long long)r->shape[0], (unsigned long long)r->in->shape[0]);
+        break;
     case RECIPE_CAST:
         str_adds(out, "cast(");
         recipe_describe(r->in, out);
@@ -109,6 +142,7 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
 {
     enum transform_kind kind = TRANSFORM_CAST;
     enum dtype dst = r->dtype;
+    const struct recipe *rows = NULL;
 
     if (r->op == RECIPE_TRANSPOSE) {
         kind = TRANSFORM_TRANSPOSE;
@@ -116,6 +150,10 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
     }
     if (r->op == RECIPE_CAST)
         r = r->in;
+    if (r->op == RECIPE_ROWS) {
+        rows = r;
+        r = r->in;
+    }
     if (r->op != RECIPE_SOURCE)
         return err_set(e, ERR_INTERNAL, "a recipe that the planner does not know");
     p->source = r->source;
@@ -123,7 +161,13 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
     if (!p->transform)
         return err_set(e, ERR_INTERNAL, "%s: no transform from %s to %s", r->source->name, dtype_name(r->dtype),
                        dtype_name(dst));
-    p->rows = kind == TRANSFORM_TRANSPOSE ? r->shape[0] : 1;
-    p->cols = kind == TRANSFORM_TRANSPOSE ? r->shape[1] : r->source->elements;
+    p->gather = rows ? rows->rows : NULL;
+    p->rows = rows ? rows->shape[0] : kind == TRANSFORM_TRANSPOSE ? r->shape[0] : 1;
+    p->cols = rows || kind == TRANSFORM_TRANSPOSE ? r->shape[1] : r->source->elements;
     return 0;
+}
+
+uint64_t recipe_plain_bytes(const struct recipe_plain *p)
+{
+    return p->rows * p->cols * dtype_bytes(p->transform->src); /* no more than the source has */
 }

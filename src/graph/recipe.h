@@ -12,6 +12,7 @@
 
 enum recipe_op {
     RECIPE_SOURCE,    /* a checkpoint tensor as it is */
+    RECIPE_ROWS,      /* some rows of a source [r, c], in a given order */
     RECIPE_CAST,      /* to dtype, round to nearest even */
     RECIPE_TRANSPOSE, /* [r, c] -> [c, r] */
     RECIPE_CONSTANT,  /* a few values worked out from metadata or scalars; always inline */
@@ -24,10 +25,14 @@ struct recipe {
     uint64_t shape[TENSOR_RANK_MAX];
     const struct tensor *source; /* RECIPE_SOURCE */
     const void *bytes;           /* RECIPE_CONSTANT: recipe_bytes of them, little-endian */
+    const int32_t *rows;         /* RECIPE_ROWS: which row of the source each one is, [shape[0]] */
     const struct recipe *in;     /* the others */
 };
 
 const struct recipe *recipe_source(struct arena *a, const struct tensor *t);
+/* At most as many rows as there are. `rows` is kept, not copied. */
+const struct recipe *recipe_rows(struct arena *a, const struct recipe *r, const int32_t *rows, uint64_t n,
+                                 struct err *e);
 const struct recipe *recipe_cast(struct arena *a, const struct recipe *r, enum dtype to, struct err *e);
 const struct recipe *recipe_transpose(struct arena *a, const struct recipe *r, struct err *e);
 
@@ -39,12 +44,14 @@ uint64_t recipe_bytes(const struct recipe *r); /* of the result */
 /* "transpose(cast(model.norm.weight: BF16 -> F16))" */
 void recipe_describe(const struct recipe *r, struct str *out);
 
-/* What all recipes but constants come down to: one source, one row of transforms[]. */
+/* What all recipes but constants come down to: one source, or rows of it, and one row of transforms[]. */
 struct recipe_plain {
     const struct tensor *source;
     const struct transform *transform;
-    uint64_t rows, cols; /* of the source; a source that is not transposed counts as one row */
+    const int32_t *gather; /* which row of the source each row is; NULL: all of them in their order */
+    uint64_t rows, cols;   /* of what is taken; a whole source that is not transposed counts as one row */
 };
 int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e);
+uint64_t recipe_plain_bytes(const struct recipe_plain *p); /* of what is taken of the source */
 
 #endif

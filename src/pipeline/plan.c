@@ -32,10 +32,11 @@ struct use { /* of a source tensor by an item */
     uint64_t slab; /* that is being filled: its row panel */
 };
 
-struct group { /* the items of one source tensor */
+struct group { /* the items of one source tensor, or of the same rows of it */
     struct use *use;
     size_t uses;
     const struct tensor *source;
+    const int32_t *gather; /* which rows; NULL: all */
     uint64_t rows, cols;
     unsigned src;                   /* bytes of a source element */
     unsigned streams, panels;       /* uses of either kind */
@@ -61,14 +62,14 @@ size_t plan_tile_room(const struct plan *p) { return p->tile_bytes + 2 * IO_ALIG
 static int use_check(const struct placed *item, const struct use *u, struct err *e)
 {
     const struct recipe_plain *plain = &u->plain;
-    uint64_t elements, bytes;
+    const struct tensor *t = plain->source;
+    uint64_t rows = plain->gather ? t->shape[0] : plain->rows, elements, bytes;
 
-    if (__builtin_mul_overflow(plain->rows, plain->cols, &elements) || elements != plain->source->elements ||
-        __builtin_mul_overflow(elements, dtype_bytes(plain->transform->src), &bytes) || bytes != plain->source->bytes ||
-        __builtin_mul_overflow(elements, u->dst, &bytes) || bytes != item->bytes || item->off % LAYOUT_ALIGN ||
-        bytes > BYTES_MAX)
-        return err_set(e, ERR_INTERNAL, "%s: its place in the layout does not fit its source %s", item->name,
-                       plain->source->name);
+    if (plain->rows > rows || __builtin_mul_overflow(rows, plain->cols, &elements) || elements != t->elements ||
+        __builtin_mul_overflow(elements, dtype_bytes(plain->transform->src), &bytes) || bytes != t->bytes ||
+        __builtin_mul_overflow(plain->rows * plain->cols, u->dst, &bytes) || bytes != item->bytes ||
+        item->off % LAYOUT_ALIGN || bytes > BYTES_MAX)
+        return err_set(e, ERR_INTERNAL, "%s: its place in the layout does not fit its source %s", item->name, t->name);
     return 0;
 }
 
@@ -81,6 +82,8 @@ static int use_order(const void *a, const void *b)
         return s->file < t->file ? -1 : 1;
     if (s->off != t->off)
         return s->off < t->off ? -1 : 1;
+    if (!x->plain.gather != !y->plain.gather)
+        return !x->plain.gather ? -1 : 1;
     return x->item < y->item ? -1 : 1;
 }
 
@@ -109,15 +112,17 @@ fail:
 static void group_add(struct group *g, const struct use *u)
 {
     g->uses++;
-    if (!u->panel) {
+    if (u->panel || u->plain.gather) {
+        g->rows = u->plain.rows;
+        g->cols = u->plain.cols;
+    }
+    if (u->panel) {
+        g->panels++;
+        g->panel_dst = u->dst > g->panel_dst ? u->dst : g->panel_dst;
+    } else {
         g->streams++;
         g->stream_dst = u->dst > g->stream_dst ? u->dst : g->stream_dst;
-        return;
     }
-    g->panels++;
-    g->panel_dst = u->dst > g->panel_dst ? u->dst : g->panel_dst;
-    g->rows = u->plain.rows;
-    g->cols = u->plain.cols;
 }
 
 /* Returns how many groups; at most as many as items. */
@@ -128,9 +133,10 @@ static size_t groups_make(struct group *group, struct use *use, size_t uses)
     for (size_t i = 0; i < uses; i++) {
         const struct tensor *t = use[i].plain.source;
 
-        if (!n || group[n - 1].source != t)
+        if (!n || group[n - 1].source != t || group[n - 1].gather != use[i].plain.gather)
             group[n++] = (struct group){ .use = &use[i],
                                          .source = t,
+                                         .gather = use[i].plain.gather,
                                          .rows = 1,
                                          .cols = t->elements,
                                          .src = dtype_bytes(t->dtype),
@@ -366,16 +372,28 @@ struct rect { /* of the source; either whole rows or a piece of one row */
     uint64_t row, rows, col, cols;
 };
 
+static void tile_source(struct tile_plan *tile, const struct group *g, struct rect t)
+{
+    tile->file = g->source->file;
+    tile->off = g->source->off;
+    if (!g->gather) {
+        tile->off += (t.row * g->cols + t.col) * g->src;
+    } else if (t.cols < g->cols) { /* a piece of one row */
+        tile->off += ((uint64_t)g->gather[t.row] * g->cols + t.col) * g->src;
+    } else {
+        tile->gather = g->gather + t.row;
+        tile->row_bytes = g->cols * g->src;
+    }
+}
+
 /* `r0`, `panel`: the row panel that the tile is a part of, and its rows. */
 static void tile_add(struct cutter *c, struct group *g, struct rect t, uint64_t r0, uint64_t panel)
 {
     struct plan *p = c->p;
     uint64_t first = t.row * g->cols + t.col, n = t.rows * t.cols;
-    struct tile_plan tile = { .file = g->source->file,
-                              .off = g->source->off + first * g->src,
-                              .bytes = (size_t)(n * g->src),
-                              .job = p->jobs_n,
-                              .jobs = (unsigned)g->uses };
+    struct tile_plan tile = { .bytes = (size_t)(n * g->src), .job = p->jobs_n, .jobs = (unsigned)g->uses };
+
+    tile_source(&tile, g, t);
 
     for (size_t i = 0; i < g->uses; i++) {
         struct use *u = &g->use[i];
@@ -416,7 +434,7 @@ static void group_cut(struct cutter *c, struct group *g)
 {
     uint64_t panel;
 
-    if (!g->source->elements)
+    if (!g->rows || !g->cols)
         return;
     panel = rows_of_panel(c->p, g);
     for (uint64_t r0 = 0; r0 < g->rows; r0 += panel)

@@ -4,8 +4,11 @@
  * `run_bytes`, `file_pitch` apart in the file and `buf_pitch` apart in its buffer
  * (a contiguous piece is one run).  A tile is one bounded read; its jobs
  * transform it into one or more slabs: where several items come from one source
- * tensor (tied weights), it is read once.  Two kinds of slab, by the memory that
- * holds them:
+ * tensor (tied weights), it is read once.  An item that takes only some rows of its
+ * source (a reduced vocabulary) has tiles of its own, which hold those rows one
+ * behind the other, so that jobs are the same as ever; where the whole source is
+ * used too, the rows are read twice.  Two kinds of slab, by the memory that holds
+ * them:
  *   stream  contiguous pieces that one tile fills whole: fixed slots
  *   panel   a transposed tensor, or as many of its source rows as fit (row panel):
  *           an area of its own, used as a ring of bytes
@@ -48,7 +51,9 @@ struct tile_plan {
     unsigned jobs;
     uint64_t off; /* in the file */
     size_t bytes;
-    uint64_t job; /* its first job */
+    uint64_t job;          /* its first job */
+    const int32_t *gather; /* bytes / row_bytes rows; row i lies at off + gather[i] * row_bytes. NULL: one piece */
+    size_t row_bytes;
 };
 
 struct plan_budget {

@@ -3,6 +3,8 @@
  * A shard that the page cache mostly holds is read from there; any other by
  * O_DIRECT, rounded out to blocks, which leaves the cache alone; and where the
  * file system knows no O_DIRECT, through the cache, from which it is dropped again.
+ * A tile of gathered rows takes one read for each run of neighbours; these come
+ * through the cache always, as rows share blocks.
  * A shard is opened for its first tile and closed after its last, so that
  * hundreds of them need only a few descriptors. */
 #include <fcntl.h>
@@ -17,18 +19,28 @@
 
 struct shard {
     int fd;
+    int rows_fd;    /* the same file for gathered rows, never direct; -1: none were read yet */
     unsigned reads; /* in flight */
     bool direct;
-    bool drop; /* from the page cache, behind us */
+    bool drop;   /* from the page cache, behind us */
+    bool cached; /* mostly, before we came */
+};
+
+struct piece { /* of a tile: one read */
+    struct io_op op;
+    struct tile_slot *tile;
+    size_t bytes;
 };
 
 struct reader {
     struct run *run;
-    struct shard *shard; /* of ckpt.file */
-    unsigned current;    /* shard of the newest tile */
-    bool any;            /* there is a current shard */
-    struct io_op op[READ_DEPTH];
-    struct io_op *idle[READ_DEPTH]; /* ops that are not in flight */
+    struct shard *shard;    /* of ckpt.file */
+    unsigned current;       /* shard of the newest tile */
+    bool any;               /* there is a current shard */
+    struct tile_slot *tile; /* whose pieces have not all begun; NULL: none */
+    uint64_t row;           /* the first of them, where they are gathered */
+    struct piece piece[READ_DEPTH];
+    struct piece *idle[READ_DEPTH]; /* not in flight */
     unsigned idle_n;
 };
 
@@ -44,22 +56,39 @@ static int shard_check(int fd, const struct ckpt_file *f, const char *when, stru
     return 0;
 }
 
+static int source_open(const struct ckpt_file *f, struct err *e)
+{
+    int fd = io_open_read(f->path, e);
+
+    if (fd < 0 || !shard_check(fd, f, "since its header was read", e))
+        return fd;
+    close(fd);
+    return -1;
+}
+
 static int shard_open(struct shard *s, const struct ckpt_file *f, struct err *e)
 {
-    bool cached;
-
-    s->fd = io_open_read(f->path, e);
+    s->rows_fd = -1;
+    s->fd = source_open(f, e);
     if (s->fd < 0)
         return -1;
-    if (shard_check(s->fd, f, "since its header was read", e)) {
-        close(s->fd);
-        return -1;
-    }
-    cached = file_cached(s->fd, f->id.bytes) >= CACHED_ENOUGH;
-    s->direct = !cached && io_direct(s->fd, true);
-    s->drop = !cached && !s->direct;
+    s->cached = file_cached(s->fd, f->id.bytes) >= CACHED_ENOUGH;
+    s->direct = !s->cached && io_direct(s->fd, true);
+    s->drop = !s->cached && !s->direct;
     if (!s->direct)
         posix_fadvise(s->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    return 0;
+}
+
+/* Rows lie anywhere, so nothing is read ahead; and as they share pages, these are dropped only when all is over. */
+static int shard_open_rows(struct shard *s, const struct ckpt_file *f, struct err *e)
+{
+    if (s->rows_fd >= 0)
+        return 0;
+    s->rows_fd = source_open(f, e);
+    if (s->rows_fd < 0)
+        return -1;
+    posix_fadvise(s->rows_fd, 0, 0, POSIX_FADV_RANDOM);
     return 0;
 }
 
@@ -68,6 +97,11 @@ static int shard_close(struct shard *s, const struct ckpt_file *f, struct err *e
     int ret = shard_check(s->fd, f, "while it was being read", e);
 
     close(s->fd);
+    if (s->rows_fd < 0)
+        return ret;
+    if (!s->cached)
+        posix_fadvise(s->rows_fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(s->rows_fd);
     return ret;
 }
 
@@ -90,48 +124,84 @@ static int shard_turn(struct reader *r, unsigned file, struct err *e)
     return 0;
 }
 
-static int read_start(struct reader *r, struct tile_slot *t, struct err *e)
+static int tile_begin(struct reader *r, struct tile_slot *t, struct err *e)
 {
-    const struct plan *p = r->run->plan;
-    const struct tile_plan *tile = &p->tile[t->tile];
-    struct shard *s = &r->shard[tile->file];
-    uint64_t before, end = tile->off + tile->bytes;
-    struct io_op *op;
+    const struct tile_plan *tile = &r->run->plan->tile[t->tile];
 
-    if (shard_turn(r, tile->file, e))
+    if (shard_turn(r, tile->file, e) ||
+        (tile->gather && shard_open_rows(&r->shard[tile->file], &r->run->plan->ckpt->file[tile->file], e)))
         return -1;
-    before = s->direct ? tile->off % IO_ALIGN : 0;
-    if (s->direct)
-        end = (end + IO_ALIGN - 1) / IO_ALIGN * IO_ALIGN;
-    t->src = t->buf + before;
-    op = r->idle[--r->idle_n];
-    *op = (struct io_op){ .fd = s->fd,
-                          .direct = s->direct,
-                          .buf = t->buf,
-                          .off = tile->off - before,
-                          .len = (size_t)(end - tile->off + before),
-                          .enough = tile->bytes + (size_t)before,
-                          .name = p->ckpt->file[tile->file].path,
-                          .user = t };
-    s->reads++;
-    io_submit(&r->run->in, op);
+    t->left = tile->bytes;
+    r->tile = t;
+    r->row = 0;
     return 0;
 }
 
-static int read_end(struct reader *r, struct io_op *op, struct err *e)
+/* The whole tile. */
+static struct io_op whole(struct tile_slot *t, const struct tile_plan *tile, const struct shard *s)
 {
-    struct tile_slot *t = op->user;
-    const struct tile_plan *tile = &r->run->plan->tile[t->tile];
+    uint64_t before = s->direct ? tile->off % IO_ALIGN : 0, end = tile->off + tile->bytes;
+
+    if (s->direct)
+        end = (end + IO_ALIGN - 1) / IO_ALIGN * IO_ALIGN;
+    t->src = t->buf + before;
+    return (struct io_op){ .fd = s->fd,
+                           .direct = s->direct,
+                           .buf = t->buf,
+                           .off = tile->off - before,
+                           .len = (size_t)(end - tile->off + before),
+                           .enough = tile->bytes + (size_t)before };
+}
+
+/* The rows from *row on that are neighbours in the file; moves *row behind them. */
+static struct io_op neighbours(const struct tile_slot *t, const struct tile_plan *tile, const struct shard *s,
+                               uint64_t *row)
+{
+    uint64_t rows = tile->bytes / tile->row_bytes, first = *row, n = 1;
+
+    while (first + n < rows && tile->gather[first + n] == tile->gather[first + n - 1] + 1)
+        n++;
+    *row += n;
+    return (struct io_op){ .fd = s->rows_fd,
+                           .buf = t->buf + first * tile->row_bytes,
+                           .off = tile->off + (uint64_t)tile->gather[first] * tile->row_bytes,
+                           .len = n * tile->row_bytes,
+                           .enough = n * tile->row_bytes };
+}
+
+static void piece_start(struct reader *r)
+{
+    const struct tile_plan *tile = &r->run->plan->tile[r->tile->tile];
+    struct shard *s = &r->shard[tile->file];
+    struct piece *p = r->idle[--r->idle_n];
+
+    p->tile = r->tile;
+    p->op = tile->gather ? neighbours(r->tile, tile, s, &r->row) : whole(r->tile, tile, s);
+    p->op.name = r->run->plan->ckpt->file[tile->file].path;
+    p->op.user = p;
+    p->bytes = tile->gather ? p->op.len : tile->bytes;
+    if (!tile->gather || r->row == tile->bytes / tile->row_bytes)
+        r->tile = NULL;
+    s->reads++;
+    io_submit(&r->run->in, &p->op);
+}
+
+static int piece_end(struct reader *r, struct io_op *op, struct err *e)
+{
+    struct piece *p = op->user;
+    const struct tile_plan *tile = &r->run->plan->tile[p->tile->tile];
     struct shard *s = &r->shard[tile->file];
 
-    r->idle[r->idle_n++] = op;
+    r->idle[r->idle_n++] = p;
     r->run->result->read += op->done;
     r->run->result->direct_read |= op->direct;
-    s->direct &= op->direct;
-    if (s->drop)
+    s->direct &= op->direct || tile->gather;
+    if (s->drop && !tile->gather)
         posix_fadvise(s->fd, (off_t)op->off, (off_t)op->len, POSIX_FADV_DONTNEED);
-    atomic_fetch_add(&r->run->read, tile->bytes);
-    ring_loaded(&r->run->ring, t);
+    atomic_fetch_add(&r->run->read, p->bytes);
+    p->tile->left -= p->bytes;
+    if (!p->tile->left)
+        ring_loaded(&r->run->ring, p->tile);
     if (!--s->reads && !(r->any && tile->file == r->current))
         return shard_close(s, &r->run->plan->ckpt->file[tile->file], e);
     return 0;
@@ -149,28 +219,33 @@ static int shards_close(struct reader *r, struct err *e)
     return ret;
 }
 
+/* The next tile, whose pieces are to be started; none now, or no more: r->tile stays NULL. */
+static int tile_next(struct reader *r, double *idle, struct err *e)
+{
+    bool wait = r->idle_n == READ_DEPTH; /* nothing in flight */
+    double since = clock_wall();
+    struct tile_slot *t = ring_to_read(&r->run->ring, wait);
+
+    *idle += wait ? clock_wall() - since : 0;
+    return t ? tile_begin(r, t, e) : 0;
+}
+
 static int read_all(struct reader *r, double *idle, struct err *e)
 {
-    struct ring *ring = &r->run->ring;
-
     for (;;) {
         while (r->idle_n) {
-            bool wait = r->idle_n == READ_DEPTH; /* nothing in flight */
-            double since = clock_wall();
-            struct tile_slot *t = ring_to_read(ring, wait);
-
-            *idle += wait ? clock_wall() - since : 0;
-            if (!t)
-                break;
-            if (read_start(r, t, e))
+            if (!r->tile && tile_next(r, idle, e))
                 return -1;
+            if (!r->tile)
+                break;
+            piece_start(r);
         }
         if (r->idle_n == READ_DEPTH)
             return 0; /* no more, or stopped */
 
         struct io_op *op = io_wait(&r->run->in, e);
 
-        if (!op || read_end(r, op, e))
+        if (!op || piece_end(r, op, e))
             return -1;
     }
 }
@@ -183,9 +258,9 @@ void *reader_main(void *arg)
     double begin = clock_wall(), idle = 0;
 
     for (size_t i = 0; i < run->plan->ckpt->files_n; i++)
-        r.shard[i] = (struct shard){ .fd = -1 };
+        r.shard[i] = (struct shard){ .fd = -1, .rows_fd = -1 };
     while (r.idle_n < READ_DEPTH) {
-        r.idle[r.idle_n] = &r.op[r.idle_n];
+        r.idle[r.idle_n] = &r.piece[r.idle_n];
         r.idle_n++;
     }
     read_all(&r, &idle, &e);

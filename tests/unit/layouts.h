@@ -73,13 +73,13 @@ static inline struct tensor *made_tensor(struct made *m, unsigned shard, enum dt
     return t;
 }
 
-/* The tensor as fp16 in an output file: as it is, or transposed. */
-static inline struct placed *made_item(struct made *m, unsigned file, const struct tensor *t, bool transposed)
+static inline struct placed *made_place(struct made *m, unsigned file, const struct tensor *t, const struct recipe *r,
+                                        bool transposed)
 {
     struct placed *it = &m->item[m->layout.items_n++];
     struct err e = { 0 };
-    const struct recipe *r = recipe_cast(&m->arena, recipe_source(&m->arena, t), DT_F16, &e);
 
+    r = recipe_cast(&m->arena, r, DT_F16, &e);
     if (transposed)
         r = recipe_transpose(&m->arena, r, &e);
     *it = (struct placed){ .name = t->name,
@@ -91,9 +91,37 @@ static inline struct placed *made_item(struct made *m, unsigned file, const stru
     return it;
 }
 
+/* The tensor as fp16 in an output file: as it is, or transposed. */
+static inline struct placed *made_item(struct made *m, unsigned file, const struct tensor *t, bool transposed)
+{
+    return made_place(m, file, t, recipe_source(&m->arena, t), transposed);
+}
+
+/* Rows of a tensor: neighbours mostly, or anyhow. */
+static inline int32_t *made_map(struct made *m, uint64_t rows, uint64_t n)
+{
+    int32_t *map = arena_array(&m->arena, n + 1, sizeof *map);
+
+    for (uint64_t i = 0, row = 0; i < n; i++, row++) {
+        if (made_random(m) % 3 == 0 || row >= rows)
+            row = made_random(m) % rows;
+        map[i] = (int32_t)row;
+    }
+    return map;
+}
+
+/* The same of n of its rows. */
+static inline struct placed *made_rows(struct made *m, unsigned file, const struct tensor *t, const int32_t *map,
+                                       uint64_t n, bool transposed)
+{
+    struct err e = { 0 };
+
+    return made_place(m, file, t, recipe_rows(&m->arena, recipe_source(&m->arena, t), map, n, &e), transposed);
+}
+
 static inline void made_size(struct made *m) { m->layout.bytes = m->file[0].bytes + m->file[1].bytes; }
 
-/* Anything: shapes that fit nowhere, all dtypes, odd gaps, tied weights. */
+/* Anything: shapes that fit nowhere, all dtypes, odd gaps, tied weights, rows taken in any order. */
 static inline void made_anything(struct made *m, uint64_t seed, uint64_t elements_max)
 {
     static const enum dtype dtypes[] = { DT_BF16, DT_F16, DT_F32 };
@@ -107,7 +135,7 @@ static inline void made_anything(struct made *m, uint64_t seed, uint64_t element
     tensors = 1 + (unsigned)(made_random(m) % 9);
     while (m->ckpt.tensors_n < tensors) {
         uint64_t rows = sides[made_random(m) % n], cols = sides[made_random(m) % n];
-        uint64_t how = made_random(m) % 8;
+        uint64_t how = made_random(m) % 11;
         struct tensor *t;
 
         if (rows * cols > elements_max)
@@ -130,6 +158,19 @@ static inline void made_anything(struct made *m, uint64_t seed, uint64_t element
             made_item(m, 0, t, true);
             made_item(m, 1, t, true);
             made_item(m, 1, t, false);
+        }
+        if (how > 7) { /* a reduced vocabulary, tied or not, and more than any model does */
+            uint64_t some = 1 + made_random(m) % rows;
+            const int32_t *map = made_map(m, rows, some);
+
+            if (how >= 9)
+                made_item(m, 1, t, false);
+            made_rows(m, 0, t, map, some, true);
+            if (how == 10) {
+                made_item(m, 0, t, true);
+                made_rows(m, 1, t, map, some, false);
+                made_rows(m, 1, t, made_map(m, rows, some), some, true);
+            }
         }
     }
     made_size(m);

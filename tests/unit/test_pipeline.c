@@ -80,12 +80,17 @@ static void want_item(struct want *w, const struct made *m, size_t i)
     struct recipe_plain p;
     struct err e = { 0 };
     struct job j;
+    uint64_t row;
     int fd;
 
     assert_int_equal(recipe_plain(it->recipe, &p, &e), 0);
-    src = malloc(p.source->bytes + 1);
+    row = p.cols * dtype_bytes(p.source->dtype);
+    src = malloc(p.rows * row + 1);
     fd = open(m->shard[p.source->file].path, O_RDONLY);
-    assert_int_equal(file_pread(fd, "shard", src, p.source->bytes, p.source->off, &e), 0);
+    for (uint64_t r = 0; r < p.rows; r++)
+        assert_int_equal(file_pread(fd, "shard", src + r * row, row,
+                                    p.source->off + (p.gather ? (uint64_t)p.gather[r] : r) * row, &e),
+                         0);
     close(fd);
     j = (struct job){ .src = src,
                       .src_pitch = p.cols * dtype_bytes(p.source->dtype),
@@ -255,6 +260,33 @@ static void a_model_in_any_setup(void **state)
     made_release(&m);
 }
 
+/* Tied or not, in row panels, by rows shorter and longer than a tile. */
+static void a_reduced_vocabulary_in_any_setup(void **state)
+{
+    static const uint64_t memory[] = { 700 << 10, 64 << 20 };
+    static const struct shape {
+        uint64_t rows, cols, n;
+    } shapes[] = { { 61, 128, 17 }, { 7583, 96, 3000 }, { 40, 30001, 9 } };
+    struct made m;
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++)
+        for (unsigned tied = 0; tied < 2; tied++) {
+            const struct shape *s = &shapes[i];
+            struct tensor *t;
+
+            made_init(&m, i);
+            t = made_tensor(&m, 0, DT_BF16, s->rows, s->cols, 1003);
+            made_rows(&m, 0, t, made_map(&m, s->rows, s->n), s->n, true);
+            if (tied)
+                made_item(&m, 1, t, false);
+            made_item(&m, 0, made_tensor(&m, 0, DT_F32, 50, 70, 0), true);
+            made_size(&m);
+            same_in_all(&m, memory, 2);
+            made_release(&m);
+        }
+}
+
 static void a_qwen_vocabulary_in_panels(void **state)
 {
     struct setup s = { .io = "auto", .threads = 2, .memory = 5 << 20 };
@@ -388,6 +420,7 @@ static void sweep(int error, enum err_kind kind)
     made_item(&m, 0, made_tensor(&m, 0, DT_F32, 100, 150, 0), true);
     made_item(&m, 0, &m.tensor[0], true); /* in row panels: also read back */
     made_item(&m, 1, &m.tensor[0], false);
+    made_rows(&m, 0, &m.tensor[0], made_map(&m, 3000, 40), 40, true);
     made_item(&m, 0, made_tensor(&m, 1, DT_F16, 60, 50, 0), false);
     made_size(&m);
     write_shards(&m);
@@ -605,6 +638,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_layout_in_any_setup),
         cmocka_unit_test(a_model_in_any_setup),
+        cmocka_unit_test(a_reduced_vocabulary_in_any_setup),
         cmocka_unit_test(a_qwen_vocabulary_in_panels),
         cmocka_unit_test(cold_and_cached_shards),
         cmocka_unit_test(many_shards_need_few_descriptors),

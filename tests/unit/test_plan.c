@@ -22,29 +22,53 @@ static void buffers_keep_to_the_budget(const struct plan *p, const struct plan_b
     assert_int_equal(p->tile_bytes % LAYOUT_ALIGN, 0);
 }
 
+static struct recipe_plain plain_of(const struct placed *it)
+{
+    struct recipe_plain plain;
+    struct err e = { 0 };
+
+    assert_int_equal(recipe_plain(it->recipe, &plain, &e), 0);
+    return plain;
+}
+
+static struct recipe_plain tile_use(const struct plan *p, const struct tile_plan *t)
+{
+    return plain_of(&p->layout->item[p->slab[p->job[t->job].slab].item]);
+}
+
+/* Rows that are gathered are read once for each map. */
 static void sources_are_read_once_and_in_order(const struct plan *p, const struct made *m)
 {
-    uint64_t want = 0, got = 0;
+    uint64_t want = 0, got = 0, source = 0;
 
     for (uint64_t t = 0; t < p->tiles_n; t++) {
         const struct tile_plan *a = &p->tile[t], *b = a + 1;
 
         assert_true(a->bytes > 0 && a->bytes <= p->tile_bytes);
         got += a->bytes;
-        if (t + 1 < p->tiles_n)
+        assert_true(tile_use(p, a).source - m->tensor >= (ptrdiff_t)source);
+        source = (uint64_t)(tile_use(p, a).source - m->tensor);
+        if (t + 1 < p->tiles_n && !tile_use(p, b).gather)
             assert_true(a->file < b->file || (a->file == b->file && a->off + a->bytes <= b->off));
     }
     for (size_t i = 0; i < m->ckpt.tensors_n; i++) {
-        bool used = false;
+        const int32_t *seen[3] = { 0 };
+        bool whole = false;
 
         for (size_t k = 0; k < m->layout.items_n; k++) {
-            struct recipe_plain plain;
-            struct err e = { 0 };
+            struct recipe_plain plain = plain_of(&m->item[k]);
+            size_t g = 0;
 
-            assert_int_equal(recipe_plain(m->item[k].recipe, &plain, &e), 0);
-            used |= plain.source == &m->tensor[i];
+            if (plain.source != &m->tensor[i])
+                continue;
+            while (plain.gather && seen[g] && seen[g] != plain.gather)
+                g++;
+            if (plain.gather ? !seen[g] : !whole)
+                want += recipe_plain_bytes(&plain);
+            whole |= !plain.gather;
+            if (plain.gather)
+                seen[g] = plain.gather;
         }
-        want += used ? m->tensor[i].bytes : 0;
     }
     assert_int_equal(got, want);
     assert_int_equal(p->to_read, want);
@@ -64,26 +88,25 @@ static void elements_land_in_their_place(const struct plan *p, const struct tile
 {
     const struct slab_plan *s = &p->slab[j->slab];
     const struct placed *it = &p->layout->item[s->item];
-    struct recipe_plain plain;
-    struct err e = { 0 };
-    uint64_t first, src;
+    struct recipe_plain plain = plain_of(it);
+    uint64_t src = dtype_bytes(plain.source->dtype), first = (t->off - plain.source->off) / src;
 
-    assert_int_equal(recipe_plain(it->recipe, &plain, &e), 0);
     assert_ptr_equal(plain.transform, j->transform);
-    src = dtype_bytes(plain.source->dtype);
-    first = (t->off - plain.source->off) / src;
     assert_int_equal((t->off - plain.source->off) % src, 0);
     assert_int_equal(j->src_pitch, j->cols * src);
+    if (t->gather)
+        assert_int_equal(t->row_bytes, j->src_pitch);
     assert_int_equal(j->rows * j->src_pitch, t->bytes);
     for (uint64_t r = 0; r < j->rows; r++)
         for (uint64_t c = 0; c < j->cols; c++) {
             bool across = plain.transform->cut == CUT_ROWS;
             uint64_t at = j->dst_off + (across ? c * j->dst_pitch + r * 2 : r * j->dst_pitch + c * 2);
-            uint64_t i = first + r * j->cols + c;
-            uint64_t want = across ? i % plain.cols * plain.rows + i / plain.cols : i;
+            uint64_t i = first + (t->gather ? (uint64_t)t->gather[r] : r) * j->cols + c; /* in the source */
+            uint64_t k = (file_offset(s, at) - it->off) / 2;                             /* in the item */
+            uint64_t row = across ? k % plain.rows : k / plain.cols, col = across ? k / plain.rows : k % plain.cols;
 
-            assert_int_equal(file_offset(s, at), it->off + want * 2);
-            written[want * 2]++;
+            assert_int_equal(i, (plain.gather ? (uint64_t)plain.gather[row] : row) * plain.cols + col);
+            written[k * 2]++;
         }
 }
 
@@ -341,6 +364,53 @@ static void tied_weights_stay_aligned_in_row_panels(void **state)
     made_release(&m);
 }
 
+/* A head of 128256 x 1024 of which 32000 rows are kept: nothing else is read, and it goes through a small budget. */
+static void a_reduced_vocabulary_reads_its_rows_only(void **state)
+{
+    struct made m;
+    struct plan p;
+    struct tensor *t;
+
+    (void)state;
+    made_init(&m, 1);
+    t = made_tensor(&m, 0, DT_BF16, 128256, 1024, 3);
+    made_rows(&m, 0, t, made_map(&m, 128256, 32000), 32000, true);
+    plan(&p, &m, 64 << 20, 2);
+    assert_int_equal(p.to_read, 32000 * 1024 * 2);
+    assert_int_equal(p.paneled, 1);
+    made_item(&m, 1, t, false); /* tied: the embedding is whole */
+    plan(&p, &m, 64 << 20, 2);
+    assert_int_equal(p.to_read, (32000 + 128256) * 1024 * 2);
+    made_release(&m);
+}
+
+static void rows_that_are_not_there_cannot_be_taken(void **state)
+{
+    static const int32_t map[] = { 3, 99, 100 }, below[] = { 0, -1 };
+    const struct recipe *r;
+    struct made m;
+    struct str s = { 0 };
+    struct err e = { 0 };
+
+    (void)state;
+    made_init(&m, 1);
+    r = recipe_source(&m.arena, made_tensor(&m, 0, DT_BF16, 100, 8, 0));
+    assert_null(recipe_rows(&m.arena, r, map, 3, &e));
+    assert_non_null(strstr(e.msg, "tensor.1: has 100 rows, and row 100 is to be taken"));
+    e = (struct err){ 0 };
+    assert_null(recipe_rows(&m.arena, r, below, 2, &e));
+    assert_int_equal(e.kind, ERR_RANGE);
+    e = (struct err){ 0 };
+    assert_null(recipe_rows(&m.arena, r, map, 101, &e));
+    e = (struct err){ 0 };
+    r = recipe_rows(&m.arena, r, map, 2, &e);
+    assert_null(recipe_rows(&m.arena, r, map, 2, &e));
+    recipe_describe(r, &s);
+    assert_string_equal(s.s, "rows(tensor.1, 2 of 100)");
+    str_release(&s);
+    made_release(&m);
+}
+
 static void a_layout_that_does_not_fit_its_sources_is_refused(void **state)
 {
     struct plan_budget b = { 16 << 20, 1 };
@@ -386,6 +456,8 @@ int main(void)
         cmocka_unit_test(real_shapes_in_128M),
         cmocka_unit_test(the_least_budgets_do),
         cmocka_unit_test(tied_weights_stay_aligned_in_row_panels),
+        cmocka_unit_test(a_reduced_vocabulary_reads_its_rows_only),
+        cmocka_unit_test(rows_that_are_not_there_cannot_be_taken),
         cmocka_unit_test(a_layout_that_does_not_fit_its_sources_is_refused),
         cmocka_unit_test(nothing_to_do_is_a_plan_too),
     };
