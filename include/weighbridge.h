@@ -57,13 +57,14 @@ struct wb_options {     /* zero: the default */
     const char *eagle_draft; /* with eagle_base: a draft directory that says which layers' states it reads */
     bool draft;              /* `model` is an EAGLE3 draft */
     const char *base_model;  /* of a draft: where an lm_head is taken from that the draft lacks */
-    bool fp8_kv_cache;       /* keys and values in FP8; the checkpoint should be calibrated for it */
-    bool strict;             /* warnings that may mean a wrong model are errors */
-    bool overwrite;          /* replace an existing export, once the new one is complete */
-    uint64_t memory;         /* bytes for all buffers, at least 16 MiB; default 512 MiB */
-    unsigned threads;        /* workers; default: processors, at most 8 */
-    const char *io;          /* "auto" (default), "uring", "pread", "fault" */
-    const char *device;      /* "cpu" (default) */
+    const char *reduced_vocab; /* directory of a vocab_map.safetensors: the rows of lm_head to keep; default: all */
+    bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
+    bool strict;               /* warnings that may mean a wrong model are errors */
+    bool overwrite;            /* replace an existing export, once the new one is complete */
+    uint64_t memory;           /* bytes for all buffers, at least 16 MiB; default 512 MiB */
+    unsigned threads;          /* workers; default: processors, at most 8 */
+    const char *io;            /* "auto" (default), "uring", "pread", "fault" */
+    const char *device;        /* "cpu" (default) */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);
     /* Called once for each warning as soon as it is known, before weights move. */

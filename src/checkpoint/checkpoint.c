@@ -211,18 +211,40 @@ const char *ckpt_describe(const struct checkpoint *c, const struct tensor *t, st
     return text;
 }
 
+static int open_unchanged(const struct ckpt_file *file, struct err *e)
+{
+    struct file_id now;
+    int fd = open_input(file->path, &now, e);
+
+    if (fd < 0 || file_same(&file->id, &now))
+        return fd;
+    close(fd);
+    return err_set(e, ERR_IO, "%s: has changed since this run began to read it: run again", file->path);
+}
+
 int ckpt_read(const struct checkpoint *c, const struct tensor *t, void *buf, struct err *e)
 {
     const struct ckpt_file *file = &c->file[t->file];
-    struct file_id now;
-    int fd = open_input(file->path, &now, e), ret;
+    int fd = open_unchanged(file, e), ret;
 
     if (fd < 0)
         return -1;
-    if (!file_same(&file->id, &now))
-        ret = err_set(e, ERR_IO, "%s: has changed since this run began to read it: run again", file->path);
-    else
-        ret = file_pread(fd, file->path, buf, t->bytes, t->off, e);
+    ret = file_pread(fd, file->path, buf, t->bytes, t->off, e);
+    close(fd);
+    return ret;
+}
+
+int ckpt_read_rows(const struct checkpoint *c, const struct tensor *t, const int32_t *rows, uint64_t n, void *buf,
+                   struct err *e)
+{
+    const struct ckpt_file *file = &c->file[t->file];
+    size_t row = t->bytes / t->shape[0];
+    int fd = open_unchanged(file, e), ret = 0;
+
+    if (fd < 0)
+        return -1;
+    for (uint64_t i = 0; !ret && i < n; i++)
+        ret = file_pread(fd, file->path, (char *)buf + i * row, row, t->off + (uint64_t)rows[i] * row, e);
     close(fd);
     return ret;
 }

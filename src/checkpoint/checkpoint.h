@@ -76,6 +76,9 @@ const struct tensor *ckpt_find(const struct checkpoint *c, const char *name); /*
 const char *ckpt_describe(const struct checkpoint *c, const struct tensor *t, struct arena *a);
 /* Reads a whole tensor, for the small ones that stay inline. `buf` holds t->bytes. */
 int ckpt_read(const struct checkpoint *c, const struct tensor *t, void *buf, struct err *e);
+/* The same of n rows of a tensor [r, c], each below r, one behind the other. */
+int ckpt_read_rows(const struct checkpoint *c, const struct tensor *t, const int32_t *rows, uint64_t n, void *buf,
+                   struct err *e);
 
 /* Adds a tensor of `from`, under a name that `c` does not have; `from` may be closed, its arena must live on. */
 void ckpt_adopt(struct checkpoint *c, const struct checkpoint *from, const struct tensor *t, const char *name,

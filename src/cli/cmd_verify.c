@@ -61,6 +61,8 @@ static const struct option_row template_rows[] = {
     { "chat-template", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.chat_template), .value = "FILE",
       .initial = "rendered from the model's own template",
       .help = "the file that the export was made with, where it was made with one" },
+    { "reduced-vocab", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.reduced_vocab), .value = "DIR",
+      .initial = "the copy in OUT", .help = "directory of the vocabulary map that the export was made with" },
     { "base-model", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.base_model), .value = "DIR",
       .initial = "none", .help = "of a draft that has no lm_head: where it was taken from" },
     { 0 },

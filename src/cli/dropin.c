@@ -33,12 +33,8 @@ static int choose_device(struct args *a)
 
 static int run_export_llm(struct args *a)
 {
-    const char *later = a->reduced_vocab ? "--reduced_vocab_dir (a reduced vocabulary)" : NULL;
-    int status;
+    int status = choose_device(a);
 
-    if (later)
-        return say_error("not yet: this version does not support %s; nothing was touched", later);
-    status = choose_device(a);
     a->wb.overwrite = true;
     return status ? status : export_run(a);
 }
@@ -66,8 +62,8 @@ static const struct option_row llm_rows[] = {
       .help = "directory to write; an older export in it is replaced" },
     { "is_eagle_base", .kind = OPTION_FLAG, AT(wb.eagle_base),
       .help = "export the model as the base of an EAGLE3 draft" },
-    { "reduced_vocab_dir", .kind = OPTION_TEXT, AT(reduced_vocab), .value = "DIR", .initial = "none",
-      .help = "not yet: directory of a vocab_map.safetensors" },
+    { "reduced_vocab_dir", .kind = OPTION_TEXT, AT(wb.reduced_vocab), .value = "DIR", .initial = "none",
+      .help = "directory of a vocab_map.safetensors: the rows of lm_head to keep" },
     { "chat_template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",
       .initial = "rendered from the model's own template", .help = "processed chat template (JSON) to check and copy" },
     { "fp8_kv_cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),

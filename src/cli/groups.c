@@ -13,6 +13,9 @@ static const struct option_row content_rows[] = {
           "an output" },
     { "eagle-draft", .kind = OPTION_TEXT, AT(wb.eagle_draft), .value = "DRAFT", .initial = "none",
       .help = "with --eagle-base: the draft's directory, whose config.json may say which layers' states it reads" },
+    { "reduced-vocab", .kind = OPTION_TEXT, AT(wb.reduced_vocab), .value = "DIR", .initial = "none",
+      .help = "keep only the rows of lm_head that DIR/vocab_map.safetensors lists, in its order; the embedding stays "
+              "whole" },
     { "fp8-kv-cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),
       .help = "keep keys and values in FP8, with the scales that ModelOpt's calibration left in the checkpoint" },
     { "chat-template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",

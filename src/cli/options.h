@@ -19,8 +19,6 @@ struct args {
     unsigned operands_n;
     bool help, quiet, verbose, json;
     const char *report, *progress;
-    /* of the reference's programs only */
-    const char *reduced_vocab;
 };
 
 enum option_kind {

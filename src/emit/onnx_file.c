@@ -13,8 +13,8 @@ static int read_inline(const struct recipe *r, const struct checkpoint *c, struc
 
     if (recipe_plain(r, &p, e))
         return -1;
-    src = arena_alloc(a, p.source->bytes + 1);
-    if (ckpt_read(c, p.source, src, e))
+    src = arena_alloc(a, recipe_plain_bytes(&p) + 1);
+    if (p.gather ? ckpt_read_rows(c, p.source, p.gather, p.rows, src, e) : ckpt_read(c, p.source, src, e))
         return -1;
     j = (struct job){ .src = src, .dst = (void *)t->bytes, .rows = p.rows, .cols = p.cols };
     j.src_pitch = p.cols * dtype_bytes(p.transform->src);

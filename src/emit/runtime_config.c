@@ -28,8 +28,8 @@ static int put_original_length(json_t *o, const struct model *m, struct err *e)
     return 0;
 }
 
-int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, struct str *out,
-                   struct err *e)
+int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, uint64_t reduced,
+                   struct str *out, struct err *e)
 {
     json_t *o = json_object();
     int ret;
@@ -49,6 +49,8 @@ int runtime_config(const struct model *m, const struct dialect *d, const char *m
     json_object_set_new(o, "model_type", json_string(model_type));
     json_object_set_new(o, "model", json_string(m->family->config_class));
     json_object_set_new(o, "edgellm_version", json_string(d->version));
+    if (reduced)
+        put_u64(o, "reduced_vocab_size", reduced);
     if (!ret)
         json_print(out, o, true, true);
     json_decref(o);

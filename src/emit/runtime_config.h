@@ -6,10 +6,10 @@
 #include "graph/dialect.h"
 #include "model/model.h"
 
-/* Appends the text. Fails when a key that the target requires cannot be had. */
-/* `model_type`: "llm" or "eagle3_base". */
-int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, struct str *out,
-                   struct err *e);
+/* Appends the text. Fails when a key that the target requires cannot be had. `model_type`: "llm" or "eagle3_base";
+ * `reduced`: the size of a reduced vocabulary, 0: none. */
+int runtime_config(const struct model *m, const struct dialect *d, const char *model_type, uint64_t reduced,
+                   struct str *out, struct err *e);
 
 /* Of an EAGLE3 draft: other keys. */
 void runtime_config_draft(const struct model *m, const struct dialect *d, struct str *out);

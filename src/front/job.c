@@ -36,6 +36,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
         return err_set(e, ERR_USAGE, "a draft takes none of --eagle-base, --fp8-kv-cache and --chat-template");
     if (o->chat_template && o->no_chat_template)
         return err_set(e, ERR_USAGE, "--chat-template and --no-chat-template exclude each other: give one of them");
+    if (o->draft && o->reduced_vocab)
+        return err_set(e, ERR_USAGE, "a draft has a vocabulary of its own: reduce the vocabulary of its base model");
     b->memory = o->memory ? o->memory : PLAN_MEMORY_DEFAULT;
     if (b->memory < PLAN_MEMORY_MIN)
         return err_set(e, ERR_USAGE, "--memory %llu is too little: expected at least %llu (16M)",
@@ -53,6 +55,11 @@ static int choose_mode(struct export_job *j, struct err *e)
     const struct wb_options *o = j->options;
 
     j->mode = (struct decoder_mode){ .eagle_base = o->eagle_base, .fp8_kv_cache = o->fp8_kv_cache };
+    if (o->reduced_vocab) {
+        if (vocab_map_open(&j->vocab, o->reduced_vocab, j->model.vocab_size, &j->arena, &j->notes, e))
+            return -1;
+        j->mode.vocab = &j->vocab;
+    }
     if (o->fp8_kv_cache && !model_kv_calibrated(&j->model))
         notes_add(
             &j->notes, NOTE_STRICT,
@@ -120,6 +127,7 @@ static void make_metadata(struct export_job *j)
         add_meta(j, "weighbridge.eagle_layers",
                  arena_printf(&j->arena, "%u,%u,%u", j->mode.hidden[0], j->mode.hidden[1], j->mode.hidden[2]));
     add_meta(j, "weighbridge.fp8_kv_cache", j->mode.fp8_kv_cache ? "1" : "0");
+    add_meta(j, "weighbridge.reduced_vocab", j->mode.vocab ? j->vocab.hash : "none");
     add_meta(j, "weighbridge.chat_template",
              t->processed_from && !strcmp(t->processed_from, "file")
                  ? arena_printf(&j->arena, "file xxh3:%016llx", (unsigned long long)t->processed_xxh3)
@@ -141,8 +149,10 @@ static int base_files(struct export_job *j, struct err *e)
     struct str text = { 0 };
     int ret = -1;
 
-    if (runtime_config(&j->model, j->dialect, j->mode.eagle_base ? "eagle3_base" : "llm", &text, e) ||
+    if (runtime_config(&j->model, j->dialect, j->mode.eagle_base ? "eagle3_base" : "llm", j->vocab.n, &text, e) ||
         sidefiles_add_bytes(&j->side, "config.json", text.s, text.n, "for the runtime", e) ||
+        (j->mode.vocab &&
+         sidefiles_add_bytes(&j->side, VOCAB_MAP_FILE, j->vocab.file, j->vocab.file_bytes, "copied", e)) ||
         tokenizer_files_collect(&request, &j->side, &j->tokenizer, &j->notes, e))
         goto out;
     ret = 0;

@@ -32,6 +32,7 @@ struct export_job {
     struct checkpoint ckpt;
     struct model model;
     struct decoder_mode mode;
+    struct vocab_map vocab; /* zero: none */
     struct graph graph;
     const struct recipe *embedding;
     struct layout layout;

@@ -80,6 +80,8 @@ static json_t *tensor_entry(const struct export_job *j, const char *name, const 
     put(o, "shape", report_shape(r->shape, r->rank));
     if (!recipe_plain(r, &plain, &ignored)) {
         put_text(o, "source", plain.source->name);
+        if (plain.gather)
+            put_u64(o, "source_rows", plain.rows);
         put_text(o, "source_file", j->ckpt.file[plain.source->file].name);
         put_text(o, "source_dtype", plain.source->dtype_text);
         put_text(o, "transform", plain.transform->name);
@@ -143,7 +145,7 @@ static json_t *transforms_used(const struct export_job *j)
 
             if (!recipe_plain(r, &p, &ignored) && p.transform == &transforms[t]) {
                 n++;
-                bytes += p.source->bytes;
+                bytes += recipe_plain_bytes(&p);
             }
         }
         if (!n)

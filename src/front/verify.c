@@ -16,6 +16,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#define META_VOCAB "weighbridge.reduced_vocab"
+
 enum { TOLD_MOST = 1000, SIDEFILE_MOST = 1 << 28 };
 
 void differ(struct differences *d, const char *what, const char *name, const char *fmt, ...)
@@ -72,6 +74,34 @@ static bool is_meta(const struct verify *v, const char *key, const char *value)
     return found && !strcmp(found, value);
 }
 
+/* The map that was given now, or else the export's copy. */
+static const char *reduced_vocab(const struct verify *v)
+{
+    if (v->o->reduced_vocab)
+        return v->o->reduced_vocab;
+    return onnx_metadata(v->onnx, META_VOCAB) && !is_meta(v, META_VOCAB, "none") ? v->o->out : NULL;
+}
+
+/* Without the map nothing can be said about lm_head, nor about the graph that has its size. */
+static bool vocab_map_spoilt(struct verify *v)
+{
+    struct err e = { 0 };
+    const char *hash;
+
+    if (!v->repeat.reduced_vocab)
+        return false;
+    hash = vocab_map_hash(v->repeat.reduced_vocab, &v->arena, &e);
+    if (!hash)
+        differ_err(&v->d, "file", VOCAB_MAP_FILE, &e);
+    else if (!is_meta(v, META_VOCAB, hash))
+        differ(&v->d, "file", VOCAB_MAP_FILE,
+               "%s/%s: is not the map that the export was made with (its XXH3 differs); nothing else was compared",
+               v->repeat.reduced_vocab, VOCAB_MAP_FILE);
+    else
+        return false;
+    return true;
+}
+
 static int read_options(struct verify *v, struct err *e)
 {
     const char *target = onnx_metadata(v->onnx, "weighbridge.target"),
@@ -87,6 +117,7 @@ static int read_options(struct verify *v, struct err *e)
     v->repeat.draft = is_meta(v, "weighbridge.mode", "eagle3_draft");
     v->repeat.base_model = v->o->base_model;
     v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
+    v->repeat.reduced_vocab = reduced_vocab(v);
     v->repeat.fp8_kv_cache = is_meta(v, "weighbridge.fp8_kv_cache", "1");
     v->repeat.no_chat_template = !strcmp(how, "none") || (given_template(v) && !v->o->chat_template);
     v->repeat.chat_template = given_template(v) ? v->o->chat_template : NULL;
@@ -244,7 +275,12 @@ static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, con
         return 0;
     }
     source = model_source(m, role->weight);
-    if (!source || source->elements != n || t->data_type != dtype_onnx(DT_F16)) {
+    if (v->job.mode.vocab && source && !strcmp(role->weight, "lm_head.weight")) {
+        p.rows = v->job.vocab.id;
+        p.rows_n = v->job.vocab.n;
+    }
+    if (!source || (p.rows ? p.rows_n * source->shape[1] : source->elements) != n ||
+        t->data_type != dtype_onnx(DT_F16)) {
         differ(&v->d, "tensor", p.name, "%s: is used as %s, which %s", p.name, role->weight,
                source ? "has another size or type in the checkpoint" : "the checkpoint does not have");
         return 0;
@@ -475,6 +511,8 @@ static int verify_all(struct verify *v, struct err *e)
 
     if (!(v->onnx = onnx_load(out_path(v, "model.onnx"), e)) || read_options(v, e))
         return -1;
+    if (vocab_map_spoilt(v))
+        return 0;
     read_hints(v, &hints);
     if (job_prepare(&v->job, &v->repeat, &hints, e))
         return -1;

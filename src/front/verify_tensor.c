@@ -11,7 +11,7 @@ struct compare { /* of one tensor */
     const struct verify_piece *p;
     int source_fd;
     const char *source_name;
-    uint64_t rows, cols;                   /* of the source */
+    uint64_t rows, cols;                   /* of the source, or of what is taken of it */
     unsigned char *src, *expected, *found; /* buffers */
     struct differences *d;
     struct err *e;
@@ -54,6 +54,19 @@ static int read_source(struct compare *c, uint64_t element, uint64_t n)
     return file_pread(c->source_fd, c->source_name, c->src, n * bytes, c->source->off + element * bytes, c->e);
 }
 
+static int read_rows(struct compare *c, uint64_t first, uint64_t n)
+{
+    size_t row = c->cols * dtype_bytes(c->source->dtype);
+
+    if (!c->p->rows)
+        return read_source(c, first * c->cols, n * c->cols);
+    for (uint64_t i = 0; i < n; i++)
+        if (file_pread(c->source_fd, c->source_name, c->src + i * row, row,
+                       c->source->off + (uint64_t)c->p->rows[first + i] * row, c->e))
+            return -1;
+    return 0;
+}
+
 static int compare_cast(struct compare *c)
 {
     uint64_t all = c->rows * c->cols, step = PIECE / 4;
@@ -82,7 +95,8 @@ static int compare_block(struct compare *c, uint64_t r0, uint64_t rows, uint64_t
     };
     int ret = 0;
 
-    if (cols == c->cols ? read_source(c, r0 * c->cols, rows * cols) : read_source(c, r0 * c->cols + c0, cols))
+    if (cols == c->cols ? read_rows(c, r0, rows)
+                        : read_source(c, (c->p->rows ? (uint64_t)c->p->rows[r0] : r0) * c->cols + c0, cols))
         return -1;
     c->t->ref(&j);
     if (rows == c->rows) {
@@ -122,7 +136,7 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
     int ret = -1;
 
     c.t = transform_find(transposed ? TRANSFORM_TRANSPOSE : TRANSFORM_CAST, source->dtype, DT_F16);
-    c.rows = transposed ? source->shape[0] : 1;
+    c.rows = p->rows ? p->rows_n : transposed ? source->shape[0] : 1;
     c.cols = transposed ? source->shape[1] : source->elements;
     c.src = malloc(PIECE);
     c.expected = malloc(PIECE);
@@ -140,7 +154,7 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
     ret = transposed ? compare_transpose(&c) : compare_cast(&c);
     ret = ret < 0 ? -1 : 0;
     d->tensors++;
-    d->bytes += source->elements * 2;
+    d->bytes += c.rows * c.cols * 2;
 out:
     if (c.source_fd >= 0)
         file_close(c.source_fd);

@@ -10,6 +10,8 @@ struct verify_piece {  /* where the bytes to be checked are */
     int fd;            /* an open file */
     const char *file;  /* its name */
     uint64_t off;
+    const int32_t *rows; /* rows of the source that it holds, checked against its shape; NULL: all */
+    uint64_t rows_n;
 };
 
 /* fp16 cast of the source, transposed when it is a linear's matrix. Differences go to d; e is for what cannot be read.

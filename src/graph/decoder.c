@@ -13,29 +13,37 @@ const struct dialect *dialect_find(const char *target)
     return NULL;
 }
 
-static const struct value *initializer(struct decoder *w, const char *name, const struct tensor *t, bool matrix)
+/* `r`: NULL where it could not be made; the failure is in w->e, and ends the build. */
+static const struct value *initializer(struct decoder *w, const char *name, const struct tensor *t,
+                                       const struct recipe *r)
 {
-    struct arena *a = w->g->arena;
-    const struct recipe *source = recipe_source(a, t), *r = recipe_cast(a, source, DT_F16, w->e);
+    return graph_init(w->g, name, r ? r : recipe_source(w->g->arena, t), w->d->order(name));
+}
 
-    if (r && matrix)
-        r = recipe_transpose(a, r, w->e);
-    return graph_init(w->g, name, r ? r : source, w->d->order(name)); /* a failure is in w->e, and ends the build */
+static const struct value *initializer_vector(struct decoder *w, const char *name, const struct tensor *t)
+{
+    return initializer(w, name, t, recipe_cast(w->g->arena, recipe_source(w->g->arena, t), DT_F16, w->e));
 }
 
 const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n)
 {
-    return initializer(w, arena_printf(w->g->arena, "%s%s", w->weights, name), model_weight(w->m, name, n, 0), false);
+    return initializer_vector(w, arena_printf(w->g->arena, "%s%s", w->weights, name), model_weight(w->m, name, n, 0));
 }
 
-const struct value *weight_matrix(struct decoder *w, const char *name, const struct tensor *t)
+const struct value *weight_matrix(struct decoder *w, const char *name, const struct linear *l)
 {
-    return initializer(w, name, t, true);
+    struct arena *a = w->g->arena;
+    const struct recipe *r = recipe_source(a, l->weight);
+
+    if (l->rows)
+        r = recipe_rows(a, r, l->rows, l->out, w->e);
+    r = r ? recipe_cast(a, r, DT_F16, w->e) : NULL;
+    return initializer(w, name, l->weight, r ? recipe_transpose(a, r, w->e) : NULL);
 }
 
 const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t)
 {
-    return initializer(w, name, t, false);
+    return initializer_vector(w, name, t);
 }
 
 const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r)
@@ -49,10 +57,14 @@ void decoder_head(struct decoder *w, struct linear *l)
 
     if (m->draft || !m->tied) {
         model_linear(m, l, "lm_head", m->hidden_size, m->draft ? m->draft_vocab_size : m->vocab_size, false);
-        return;
+    } else {
+        *l = (struct linear){ .module = "lm_head", .in = m->hidden_size, .out = m->vocab_size };
+        l->weight = model_weight(m, "embed_tokens.weight", m->vocab_size, m->hidden_size);
     }
-    *l = (struct linear){ .module = "lm_head", .in = m->hidden_size, .out = m->vocab_size };
-    l->weight = model_weight(m, "embed_tokens.weight", m->vocab_size, m->hidden_size);
+    if (w->mode->vocab) {
+        l->rows = w->mode->vocab->id;
+        l->out = w->mode->vocab->n;
+    }
 }
 
 const struct value *decoder_linear(struct decoder *w, unsigned i, const char *block, const char *proj,

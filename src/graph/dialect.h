@@ -8,11 +8,13 @@
 #define GRAPH_DIALECT_H
 #include "graph/graph.h"
 #include "model/model.h"
+#include "model/vocab_map.h"
 
 struct decoder_mode {   /* what is built of a model; zero: a plain decoder */
     bool eagle_base;    /* tree attention, and the hidden states that an EAGLE3 draft reads */
     unsigned hidden[3]; /* with eagle_base: which states, 0 = the input of layer 0, layers = the normed output */
-    bool fp8_kv_cache;  /* keys and values in FP8, with scales per layer */
+    const struct vocab_map *vocab; /* rows of lm_head that are kept; NULL: all */
+    bool fp8_kv_cache;             /* keys and values in FP8, with scales per layer */
 };
 /* The rule of the exporter that we replace for `hidden`; fails on fewer than 3 layers. */
 int decoder_eagle_layers(struct decoder_mode *mode, uint64_t layers, struct err *e);
@@ -82,11 +84,11 @@ int decoder_build(struct graph *g, struct model *m, const struct dialect *d, con
 
 /* For dialects: the initializer of a weight, cast to fp16, and transposed to [in, out] where it is a linear's. */
 const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n);
-const struct value *weight_matrix(struct decoder *w, const char *name, const struct tensor *t);
+const struct value *weight_matrix(struct decoder *w, const char *name, const struct linear *l);
 const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t);
 /* An initializer whose values are known. */
 const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r);
-/* "lm_head", or the embedding again when tied: [vocab, hidden]. */
+/* "lm_head", or the embedding again when tied: [vocab, hidden], or the rows of a reduced vocabulary. */
 void decoder_head(struct decoder *w, struct linear *l);
 
 /* Linear block.proj of layer i ("self_attn", "q_proj": node path "/model/layers.i/self_attn/q_proj") applied to x. */

@@ -107,7 +107,7 @@ static const char *weight_name(struct decoder *w, const char *module, const char
 static const struct value *linear(struct decoder *w, const char *path, const struct linear *l, const struct value *x)
 {
     struct scope s = scope_enter(w->g, path);
-    struct value *y = binary(&s, "MatMul", x, weight_matrix(w, weight_name(w, l->module, "weight"), l->weight), x);
+    struct value *y = binary(&s, "MatMul", x, weight_matrix(w, weight_name(w, l->module, "weight"), l), x);
 
     y->dim[y->rank - 1] = DIM(l->out);
     return l->bias ? binary(&s, "Add", weight_bias(w, weight_name(w, l->module, "bias"), l->bias), y, y) : y;

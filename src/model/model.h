@@ -96,6 +96,7 @@ struct linear {
     const char *module;          /* canonical: "layers.0.self_attn.q_proj" */
     uint64_t in, out;            /* features */
     const struct tensor *weight; /* [out, in] */
+    const int32_t *rows;         /* which of its rows are meant, [out]; NULL: all */
     const struct tensor *bias;   /* [out] or NULL */
 };
 void model_linear(struct model *m, struct linear *l, const char *module, uint64_t in, uint64_t out, bool bias);

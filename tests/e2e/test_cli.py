@@ -16,13 +16,13 @@ from conftest import ROOT, SANITIZER, Program, tree
 
 COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft"]
-CONTENT = "target eagle-base eagle-draft fp8-kv-cache chat-template no-chat-template strict overwrite"
+CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite"
 OPTIONS = {
     "export": CONTENT + " memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
     "export-draft": "target base-model strict overwrite memory threads io device report quiet verbose progress help",
     "inspect": "json help",
-    "verify": "chat-template base-model json quiet verbose progress help",
+    "verify": "chat-template reduced-vocab base-model json quiet verbose progress help",
     "help": "help",
     "version": "help",
     PROGRAMS[0]: "model_dir output_dir is_eagle_base reduced_vocab_dir chat_template fp8_kv_cache device help",
@@ -455,16 +455,6 @@ def test_drop_in_spares_what_is_no_export(named, model, tmp_path):
     (out / "thesis.txt").write_text("years of work")
     said = named(PROGRAMS[0]).refuses("--model_dir", model, "--output_dir", out, "--device", "cpu")
     assert said.startswith(f"{PROGRAMS[0]}: error: ") and tree(out) == {"thesis.txt": b"years of work"}
-
-
-@pytest.mark.parametrize("name, line", [
-    (PROGRAMS[0], "--model_dir m --output_dir o --reduced_vocab_dir v"),
-])
-def test_drop_in_modes_of_later_versions(named, tmp_path, name, line):
-    (tmp_path / "work").mkdir()
-    said = named(name).refuses(*line.split(), cwd=tmp_path / "work")
-    assert re.fullmatch(rf"{name}: error: not yet: [^\n]+\n", said)
-    assert tree(tmp_path / "work") == {}
 
 
 @pytest.mark.parametrize("name, line, said", [
