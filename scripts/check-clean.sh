@@ -23,7 +23,7 @@ fi
 home=$(mktemp -d "${TMPDIR:-/tmp}/weighbridge-clean.XXXXXX")
 root=$home/root
 finish() {
-    umount -l "$root"/proc "$root"/dev/shm 2>/dev/null || true
+    umount -l "$root"/proc "$root"/dev/shm "$root"/dev/pts 2>/dev/null || true
     [ "${KEEP-}" = 1 ] && echo "kept: $root" || rm -rf --one-file-system "$home"
 }
 trap finish EXIT
@@ -67,8 +67,9 @@ copy /etc/apt/apt.conf /etc/apt/apt.conf.d /etc/apt/auth.conf /etc/apt/auth.conf
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/host-ca.crt"
 echo 'Acquire::https::CAInfo "/etc/host-ca.crt";' >"$root/etc/apt/apt.conf.d/99host-ca"
 mount -t proc proc "$root/proc"
-mkdir -p "$root/dev/shm"
+mkdir -p "$root/dev/shm" "$root/dev/pts"
 mount -t tmpfs tmpfs "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 
 mkdir "$root/weighbridge"
 git archive HEAD | tar -x -C "$root/weighbridge"
