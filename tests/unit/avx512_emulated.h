@@ -151,39 +151,39 @@ EMU __attribute__((target("avx,f16c"))) __m256i emu_half(emu512 v)
     return r.y;
 }
 
-#define __m512i                                emu512
-#define _mm512_loadu_si512(p)                  emu_loadu(p)
-#define _mm512_storeu_si512(p, v)              emu_storeu(p, v)
-#define _mm512_store_si512(p, v)               emu_store(p, v)
-#define _mm512_stream_si512(p, v)              emu_store(p, v)
-#define _mm512_setzero_si512()                 emu_set32(0)
-#define _mm512_set1_epi16(v)                   emu_set16(v)
-#define _mm512_set1_epi32(v)                   emu_set32((int)(v))
-#define _mm512_set_epi64                       emu_set64
-#define _mm512_and_si512                       emu_and
-#define _mm512_sub_epi16                       emu_sub16
-#define _mm512_sub_epi32                       emu_sub32
-#define _mm512_max_epu32                       emu_max32
-#define _mm512_min_epu32                       emu_min32
-#define _mm512_unpacklo_epi16                  emu_lo16
-#define _mm512_unpackhi_epi16                  emu_hi16
-#define _mm512_unpacklo_epi32                  emu_lo32
-#define _mm512_unpackhi_epi32                  emu_hi32
-#define _mm512_unpacklo_epi64                  emu_lo64
-#define _mm512_unpackhi_epi64                  emu_hi64
-#define _mm512_cmpge_epu16_mask                emu_ge16
-#define _mm512_cmpgt_epu16_mask                emu_gt16
-#define _mm512_cmplt_epu16_mask                emu_lt16
-#define _mm512_cmpge_epu32_mask                emu_ge32
-#define _mm512_cmplt_epu32_mask                emu_lt32
-#define _mm512_castsi128_si512                 emu_widen128
-#define _mm512_castsi256_si512                 emu_widen256
-#define _mm512_castsi512_ps(v)                 (v)
-#define _mm512_inserti32x4                     emu_insert128
-#define _mm512_inserti64x4                     emu_insert256
-#define _mm512_permutex2var_epi64              emu_permute64
-#define _mm512_maskz_cvtps_ph(mask, v, round)  ((void)(mask), (void)(round), emu_half(v))
-#define __m512                                 emu512
+#define __m512i                               emu512
+#define _mm512_loadu_si512(p)                 emu_loadu(p)
+#define _mm512_storeu_si512(p, v)             emu_storeu(p, v)
+#define _mm512_store_si512(p, v)              emu_store(p, v)
+#define _mm512_stream_si512(p, v)             emu_store(p, v)
+#define _mm512_setzero_si512()                emu_set32(0)
+#define _mm512_set1_epi16(v)                  emu_set16(v)
+#define _mm512_set1_epi32(v)                  emu_set32((int)(v))
+#define _mm512_set_epi64                      emu_set64
+#define _mm512_and_si512                      emu_and
+#define _mm512_sub_epi16                      emu_sub16
+#define _mm512_sub_epi32                      emu_sub32
+#define _mm512_max_epu32                      emu_max32
+#define _mm512_min_epu32                      emu_min32
+#define _mm512_unpacklo_epi16                 emu_lo16
+#define _mm512_unpackhi_epi16                 emu_hi16
+#define _mm512_unpacklo_epi32                 emu_lo32
+#define _mm512_unpackhi_epi32                 emu_hi32
+#define _mm512_unpacklo_epi64                 emu_lo64
+#define _mm512_unpackhi_epi64                 emu_hi64
+#define _mm512_cmpge_epu16_mask               emu_ge16
+#define _mm512_cmpgt_epu16_mask               emu_gt16
+#define _mm512_cmplt_epu16_mask               emu_lt16
+#define _mm512_cmpge_epu32_mask               emu_ge32
+#define _mm512_cmplt_epu32_mask               emu_lt32
+#define _mm512_castsi128_si512                emu_widen128
+#define _mm512_castsi256_si512                emu_widen256
+#define _mm512_castsi512_ps(v)                (v)
+#define _mm512_inserti32x4                    emu_insert128
+#define _mm512_inserti64x4                    emu_insert256
+#define _mm512_permutex2var_epi64             emu_permute64
+#define _mm512_maskz_cvtps_ph(mask, v, round) ((void)(mask), (void)(round), emu_half(v))
+#define __m512                                emu512
 
 /* The tests are to run what the processor lacks. */
 #define __builtin_cpu_supports(what) 1

@@ -1,4 +1,5 @@
-/* The AVX-512 variants, on any x86-64 that has AVX2, by emulated intrinsics: all that test_transform asks of every variant. */
+/* The AVX-512 variants, on any x86-64 that has AVX2, by emulated intrinsics: all that test_transform asks of every
+ * variant. */
 #if defined(__x86_64__)
 #include "avx512_emulated.h"
 #include "transform/rows.h"
