@@ -4,6 +4,7 @@
 #include "emit/outdir.h"
 #include "front/front.h"
 #include "front/report.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -129,6 +130,21 @@ static double cpu_seconds(const struct rusage *u)
            (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) * 1e-6;
 }
 
+/* ru_maxrss outlives exec: it may be the peak of whoever started us, so it is only the second choice. */
+static uint64_t peak_rss(const struct rusage *usage)
+{
+    FILE *f = fopen("/proc/self/status", "re");
+    unsigned long long kib = (unsigned long long)usage->ru_maxrss;
+    char line[256];
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %llu kB", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kib * 1024;
+}
+
 int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
 {
     struct export_job j = { 0 };
@@ -151,7 +167,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;
     r.cpu = cpu_seconds(&after) - cpu_seconds(&before);
-    r.peak_rss = (uint64_t)after.ru_maxrss * 1024;
+    r.peak_rss = peak_rss(&after);
     if (report)
         *report = report_text(report_export(&j, &r));
 out:
