@@ -151,6 +151,15 @@ EMU __attribute__((target("avx,f16c"))) __m256i emu_half(emu512 v)
     return r.y;
 }
 
+/* Some of them are macros in clang's header. */
+#undef _mm512_cmpge_epu16_mask
+#undef _mm512_cmpgt_epu16_mask
+#undef _mm512_cmplt_epu16_mask
+#undef _mm512_cmpge_epu32_mask
+#undef _mm512_cmplt_epu32_mask
+#undef _mm512_inserti32x4
+#undef _mm512_inserti64x4
+#undef _mm512_maskz_cvtps_ph
 #define __m512i                               emu512
 #define _mm512_loadu_si512(p)                 emu_loadu(p)
 #define _mm512_storeu_si512(p, v)             emu_storeu(p, v)
