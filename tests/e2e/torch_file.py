@@ -13,7 +13,7 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 
-from checkpoint_files import Tensor
+from checkpoints import Tensor
 
 STORAGES = {"BOOL": "BoolStorage", "U8": "ByteStorage", "I8": "CharStorage", "I16": "ShortStorage", "I32": "IntStorage",
             "I64": "LongStorage", "F16": "HalfStorage", "BF16": "BFloat16Storage", "F32": "FloatStorage",

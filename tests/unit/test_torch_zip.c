@@ -210,6 +210,8 @@ static const struct {
       "from element 9223372036854775807" },
     { "2^65 bytes", TEXT(ONE(REBUILD(STORAGE("Double", "0", BIG), "K\0K\1\x85K\1\x85"))),
       "has a storage of 4611686018427387904 elements" },
+    { "a negative storage of bytes", TEXT(ONE(REBUILD(STORAGE("Byte", "0", "J\xff\xff\xff\xff"), "K\0K\1\x85K\1\x85"))),
+      "has a storage of -1 elements" },
     { "a negative storage", TEXT(ONE(REBUILD(STORAGE("Float", "0", "J\xff\xff\xff\xff"), "K\0K\1\x85K\1\x85"))),
       "has a storage of -1 elements" },
     { "a storage with a 0", TEXT(ONE(REBUILD(STORAGE("Float", "\0", "K\6"), "K\0K\1\x85K\1\x85"))),
@@ -256,6 +258,15 @@ static void bounds_memory(void **state)
             text[k] = (unsigned char)(k < first ? bombs[i].first[k] : bombs[i].again[(k - first) % again]);
         assert_int_equal(pickle_read(&p, text, n, &a, &e), -1);
         assert_non_null(strstr(e.msg, bombs[i].said));
+        arena_release(&a);
+    }
+    for (unsigned more = 0; more < 2; more++) { /* a byte too many is refused unseen */
+        struct pickled p;
+        struct arena a = { 0 };
+        struct err e = { 0 };
+
+        assert_int_equal(pickle_read(&p, text, n + more, &a, &e), -1);
+        assert_int_equal(strstr(e.msg, "has 33554433 bytes") != NULL, more);
         arena_release(&a);
     }
     free(text);
@@ -399,6 +410,30 @@ static void make(struct zipped *z, bool zip64)
     finish(z);
 }
 
+static uint64_t record_at(const struct zipped *z, enum record record, unsigned entry)
+{
+    switch (record) {
+    case LOCAL_HEADER:
+        return z->local_at[entry];
+    case CENTRAL_HEADER:
+        return z->directory + z->central_at[entry];
+    case END_RECORD:
+        return z->end;
+    case END64_RECORD:
+        return z->end64;
+    default:
+        return z->locator;
+    }
+}
+
+static void poke(const struct zipped *z, enum record record, unsigned entry, unsigned at, unsigned bytes, uint64_t v)
+{
+    unsigned char value[8];
+
+    le(value, v, sizeof value);
+    assert_int_equal(pwrite(z->fd, value, bytes, (off_t)(record_at(z, record, entry) + at)), bytes);
+}
+
 static int read_zip(const struct zipped *z, uint64_t n, struct tensors *list, struct err *e)
 {
     struct arena a = { 0 };
@@ -410,16 +445,22 @@ static int read_zip(const struct zipped *z, uint64_t n, struct tensors *list, st
     return ret;
 }
 
+/* Plain, with zip64 fields, and as PyTorch writes: with the sizes behind the data instead of in front. */
 static void reads_in_place(void **state)
 {
     (void)state;
-    for (int zip64 = 0; zip64 < 2; zip64++) {
+    for (int kind = 0; kind < 3; kind++) {
         struct zipped z;
         struct tensors list = { 0 };
         struct err e = { 0 };
         float got[6];
 
-        make(&z, zip64);
+        make(&z, kind == 1);
+        for (unsigned i = 0; i < z.entries && kind == 2; i++) {
+            poke(&z, CENTRAL_HEADER, i, 8, 2, 0x808);
+            poke(&z, LOCAL_HEADER, i, 6, 2, 0x808);
+            poke(&z, LOCAL_HEADER, i, 18, 8, 0);
+        }
         if (read_zip(&z, z.n, &list, &e))
             fail_msg("%s", e.msg);
         assert_int_equal(list.n, 1);
@@ -515,22 +556,6 @@ static const struct {
     { "a zip64 field without a place", CENTRAL_HEADER, 2, 54 + 2, 2, 16, true, "extra fields that end too early" },
 };
 
-static uint64_t record_at(const struct zipped *z, enum record record, unsigned entry)
-{
-    switch (record) {
-    case LOCAL_HEADER:
-        return z->local_at[entry];
-    case CENTRAL_HEADER:
-        return z->directory + z->central_at[entry];
-    case END_RECORD:
-        return z->end;
-    case END64_RECORD:
-        return z->end64;
-    default:
-        return z->locator;
-    }
-}
-
 static void refuses_bad_zips(void **state)
 {
     (void)state;
@@ -538,13 +563,9 @@ static void refuses_bad_zips(void **state)
         struct zipped z;
         struct tensors list = { 0 };
         struct err e = { 0 };
-        unsigned char value[8];
 
         make(&z, bad_zips[i].zip64);
-        le(value, bad_zips[i].value, 8);
-        assert_int_equal(pwrite(z.fd, value, bad_zips[i].bytes,
-                                (off_t)(record_at(&z, bad_zips[i].record, bad_zips[i].entry) + bad_zips[i].at)),
-                         bad_zips[i].bytes);
+        poke(&z, bad_zips[i].record, bad_zips[i].entry, bad_zips[i].at, bad_zips[i].bytes, bad_zips[i].value);
         if (!read_zip(&z, z.n, &list, &e) || !strstr(e.msg, bad_zips[i].said) || strncmp(e.msg, "x.bin: ", 7) != 0)
             fail_msg("%s: \"%s\", expected \"%s\"", bad_zips[i].what, e.msg, bad_zips[i].said);
         free(list.v);
@@ -606,7 +627,7 @@ static void refuses_overlaps(void **state)
     struct zipped z;
     struct tensors list = { 0 };
     struct err e = { 0 };
-    unsigned char inner[30 + 8 + 24] = "PK\3\4", value[4];
+    unsigned char inner[30 + 8 + 24] = "PK\3\4";
 
     (void)state;
     le(inner + 18, 24, 4);
@@ -618,10 +639,25 @@ static void refuses_overlaps(void **state)
     add(&z, "m/data.pkl", TEXT(ONE(WHOLE)));
     add(&z, "m/data/0", ZEROS, 24);
     finish(&z);
-    le(value, 30 + 7 + 3, 4);
-    assert_int_equal(pwrite(z.fd, value, 4, (off_t)(z.directory + z.central_at[2] + 42)), 4);
+    poke(&z, CENTRAL_HEADER, 2, 42, 4, 30 + 7 + 3);
     assert_int_equal(read_zip(&z, z.n, &list, &e), -1);
     assert_non_null(strstr(e.msg, "entry \"m/data/0\" overlaps another"));
+    free(list.v);
+    release(&z);
+}
+
+static void refuses_data_that_runs_into_the_directory(void **state)
+{
+    struct zipped z;
+    struct tensors list = { 0 };
+    struct err e = { 0 };
+
+    (void)state;
+    make(&z, true);
+    poke(&z, CENTRAL_HEADER, 2, 46 + 8 + 4, 8, sizeof weights + 1);
+    poke(&z, CENTRAL_HEADER, 2, 46 + 8 + 12, 8, sizeof weights + 1);
+    assert_int_equal(read_zip(&z, z.n, &list, &e), -1);
+    assert_non_null(strstr(e.msg, "entry \"m/data/0\" ends outside of the file"));
     free(list.v);
     release(&z);
 }
@@ -841,6 +877,7 @@ int main(void)
         cmocka_unit_test(refuses_bad_zips),
         cmocka_unit_test(refuses_what_does_not_fit_together),
         cmocka_unit_test(refuses_overlaps),
+        cmocka_unit_test(refuses_data_that_runs_into_the_directory),
         cmocka_unit_test(refuses_every_cut_of_a_file),
         cmocka_unit_test(survives_any_byte),
         cmocka_unit_test(names_other_formats),
