@@ -7,6 +7,16 @@ static void put_u64(json_t *o, const char *key, uint64_t v)
     json_object_set_new(o, key, json_integer((json_int_t)v));
 }
 
+/* What base models and drafts say alike. */
+static void put_layers(json_t *o, const struct model *m)
+{
+    put_u64(o, "num_hidden_layers", m->layers);
+    put_u64(o, "num_attention_heads", m->heads);
+    put_u64(o, "num_key_value_heads", m->kv_heads);
+    json_object_set(o, "rope_theta", m->rope_theta);
+    json_object_set(o, "rope_scaling", m->rope_scaling);
+}
+
 /* longrope models carry the length that they were trained for beside the scaling factors. */
 static int put_original_length(json_t *o, const struct model *m, struct err *e)
 {
@@ -38,11 +48,7 @@ int runtime_config(const struct model *m, const struct dialect *d, const char *m
     put_u64(o, "max_position_embeddings", m->max_position);
     put_u64(o, "hidden_size", m->hidden_size);
     put_u64(o, "intermediate_size", m->intermediate_size);
-    put_u64(o, "num_hidden_layers", m->layers);
-    put_u64(o, "num_attention_heads", m->heads);
-    put_u64(o, "num_key_value_heads", m->kv_heads);
-    json_object_set(o, "rope_theta", m->rope_theta);
-    json_object_set(o, "rope_scaling", m->rope_scaling);
+    put_layers(o, m);
     ret = put_original_length(o, m, e);
     put_u64(o, "head_dim", m->head_dim);
     json_object_set(o, "partial_rotary_factor", m->partial_rotary);
@@ -64,11 +70,7 @@ void runtime_config_draft(const struct model *m, const struct dialect *d, struct
     put_u64(o, "hidden_size", m->hidden_size);
     put_u64(o, "max_position_embeddings", m->max_position);
     put_u64(o, "intermediate_size", m->intermediate_size);
-    put_u64(o, "num_hidden_layers", m->layers);
-    put_u64(o, "num_attention_heads", m->heads);
-    put_u64(o, "num_key_value_heads", m->kv_heads);
-    json_object_set(o, "rope_theta", m->rope_theta);
-    json_object_set(o, "rope_scaling", m->rope_scaling);
+    put_layers(o, m);
     put_u64(o, "head_dim", m->head_dim);
     put_u64(o, "draft_vocab_size", m->draft_vocab_size);
     put_u64(o, "base_model_hidden_size", 3 * m->target_hidden_size);

@@ -9,6 +9,40 @@ static const char phi4mm_template[] =
     " \"content_types\": {\"image\": {\"format\": \"<|endoftext10|>\"}},"
     " \"generation_prompt\": \"<|assistant|>\", \"default_system_prompt\": \"\"}";
 
+/* Text models that differ in names only. */
+#define QWEN2_VL(type, class, exported)                                                                                \
+    {                                                                                                                  \
+        .model_type = type, .architecture = class, .config_class = exported, .text_key = "text_config",                \
+        .vision = true, .qkv_bias = BIAS_ALWAYS, .names_rope_type = true, .mrope_is_default = true,                    \
+        .window_by_switch = true,                                                                                      \
+        .defaults = { .vocab_size = 152064,                                                                            \
+                      .hidden_size = 8192,                                                                             \
+                      .intermediate_size = 29568,                                                                      \
+                      .layers = 80,                                                                                    \
+                      .heads = 64,                                                                                     \
+                      .kv_heads = 8,                                                                                   \
+                      .max_position = 32768,                                                                           \
+                      .sliding_window = 4096,                                                                          \
+                      .rms_norm_eps = 1e-5,                                                                            \
+                      .rope_theta = 1000000.0 },                                                                       \
+    }
+#define QWEN3_VL(type, class, exported, key)                                                                           \
+    {                                                                                                                  \
+        .model_type = type, .architecture = class, .config_class = exported, .text_key = key, .vision = true,          \
+        .qkv_bias = BIAS_ATTENTION_KEY, .o_bias = BIAS_ATTENTION_KEY, .qk_norm = true, .deepstack = 3,                 \
+        .window_by_switch = true,                                                                                      \
+        .defaults = { .vocab_size = 151936,                                                                            \
+                      .hidden_size = 4096,                                                                             \
+                      .intermediate_size = 22016,                                                                      \
+                      .layers = 32,                                                                                    \
+                      .heads = 32,                                                                                     \
+                      .kv_heads = 32,                                                                                  \
+                      .head_dim = 128,                                                                                 \
+                      .max_position = 128000,                                                                          \
+                      .rms_norm_eps = 1e-6,                                                                            \
+                      .rope_theta = 5000000.0 },                                                                       \
+    }
+
 const struct family families[] = {
     {
         .model_type = "llama",
@@ -81,92 +115,10 @@ const struct family families[] = {
                       .rms_norm_eps = 1e-6,
                       .rope_theta = 10000.0 },
     },
-    {
-        .model_type = "qwen2_vl",
-        .architecture = "Qwen2VLForConditionalGeneration",
-        .config_class = "qwen2vltext",
-        .text_key = "text_config",
-        .vision = true,
-        .qkv_bias = BIAS_ALWAYS,
-        .names_rope_type = true,
-        .mrope_is_default = true,
-        .window_by_switch = true,
-        .defaults = { .vocab_size = 152064,
-                      .hidden_size = 8192,
-                      .intermediate_size = 29568,
-                      .layers = 80,
-                      .heads = 64,
-                      .kv_heads = 8,
-                      .max_position = 32768,
-                      .sliding_window = 4096,
-                      .rms_norm_eps = 1e-5,
-                      .rope_theta = 1000000.0 },
-    },
-    {
-        .model_type = "qwen2_5_vl",
-        .architecture = "Qwen2_5_VLForConditionalGeneration",
-        .config_class = "qwen2_5_vltext",
-        .text_key = "text_config",
-        .vision = true,
-        .qkv_bias = BIAS_ALWAYS,
-        .names_rope_type = true,
-        .mrope_is_default = true,
-        .window_by_switch = true,
-        .defaults = { .vocab_size = 152064,
-                      .hidden_size = 8192,
-                      .intermediate_size = 29568,
-                      .layers = 80,
-                      .heads = 64,
-                      .kv_heads = 8,
-                      .max_position = 32768,
-                      .sliding_window = 4096,
-                      .rms_norm_eps = 1e-5,
-                      .rope_theta = 1000000.0 },
-    },
-    {
-        .model_type = "qwen3_vl",
-        .architecture = "Qwen3VLForConditionalGeneration",
-        .config_class = "qwen3vltext",
-        .text_key = "text_config",
-        .vision = true,
-        .qkv_bias = BIAS_ATTENTION_KEY,
-        .o_bias = BIAS_ATTENTION_KEY,
-        .qk_norm = true,
-        .deepstack = 3,
-        .window_by_switch = true,
-        .defaults = { .vocab_size = 151936,
-                      .hidden_size = 4096,
-                      .intermediate_size = 22016,
-                      .layers = 32,
-                      .heads = 32,
-                      .kv_heads = 32,
-                      .head_dim = 128,
-                      .max_position = 128000,
-                      .rms_norm_eps = 1e-6,
-                      .rope_theta = 5000000.0 },
-    },
-    {
-        .model_type = "qwen3_omni",
-        .architecture = "Qwen3OmniForConditionalGeneration",
-        .config_class = "qwen3omnithinker",
-        .text_key = "thinker_config.text_config",
-        .vision = true,
-        .qkv_bias = BIAS_ATTENTION_KEY,
-        .o_bias = BIAS_ATTENTION_KEY,
-        .qk_norm = true,
-        .deepstack = 3,
-        .window_by_switch = true,
-        .defaults = { .vocab_size = 151936,
-                      .hidden_size = 4096,
-                      .intermediate_size = 22016,
-                      .layers = 32,
-                      .heads = 32,
-                      .kv_heads = 32,
-                      .head_dim = 128,
-                      .max_position = 128000,
-                      .rms_norm_eps = 1e-6,
-                      .rope_theta = 5000000.0 },
-    },
+    QWEN2_VL("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2vltext"),
+    QWEN2_VL("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vltext"),
+    QWEN3_VL("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3vltext", "text_config"),
+    QWEN3_VL("qwen3_omni", "Qwen3OmniForConditionalGeneration", "qwen3omnithinker", "thinker_config.text_config"),
     { .model_type = "internvl",
       .architecture = "InternVLForConditionalGeneration",
       .text_key = "text_config",
