@@ -1,5 +1,7 @@
 /* dialect_edgellm05.c - TensorRT Edge-LLM 0.5.0: fp16, a contiguous KV cache, one
  * trt::AttentionPlugin a layer, linears as MatMul with constants [in, out].
+ * Nodes stand in the order of the calls that make them, so no call has two such
+ * calls among its arguments: C leaves their order to the compiler.
  * Facts: sections 3, 4 and 10 of the project's notes on that exporter, checked
  * against what it writes. */
 #include "graph/dialect.h"
@@ -118,7 +120,8 @@ static const struct value *size_of(struct scope *s, const struct value *x, int64
 {
     struct value shape = { .dtype = DT_I64, .rank = 1, .dim = { DIM(x->rank) }, .shaped = true };
     struct value scalar = { .dtype = DT_I64, .shaped = true };
-    const struct value *v = binary(s, "Gather", node_add(s, "Shape", &x, 1, &shape), const_i64(s, axis), &scalar);
+    const struct value *sizes = node_add(s, "Shape", &x, 1, &shape);
+    const struct value *v = binary(s, "Gather", sizes, const_i64(s, axis), &scalar);
 
     node_attr_int(s->g, "axis", 0);
     return v;
