@@ -181,10 +181,19 @@ static int decide_files(struct export_job *j, struct err *e)
     return ret;
 }
 
+/* Of a draft that is published both ways the reference reads the .bin. */
+static int open_checkpoint(struct export_job *j, struct err *e)
+{
+    const char *dir = j->options->model;
+
+    return j->options->draft ? ckpt_open_preferring(&j->ckpt, dir, "pytorch_model.bin", &j->arena, &j->notes, e)
+                             : ckpt_open(&j->ckpt, dir, &j->arena, &j->notes, e);
+}
+
 int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e)
 {
     *j = (struct export_job){ .options = o, .hints = *h };
-    if (job_check_options(o, &j->budget, &j->dialect, e) || ckpt_open(&j->ckpt, o->model, &j->arena, &j->notes, e))
+    if (job_check_options(o, &j->budget, &j->dialect, e) || open_checkpoint(j, e))
         return -1;
     j->stage = JOB_CHECKPOINT;
     if (o->draft && draft_adopt(j, e))

@@ -102,6 +102,17 @@ def test_both_names_of_the_first_layer(weighbridge, draft, tmp_path):
     assert a == b == c
 
 
+def test_with_both_files_the_bin_wins(weighbridge, draft, tmp_path):
+    import torch_file
+    right, _ = exported(weighbridge, draft, tmp_path, name="a")
+    tensors = dict(draft.tensors)
+    draft.tensors = {n: Tensor(t.dtype, t.shape, bytes(len(t.data))) for n, t in tensors.items()}
+    draft.write()
+    torch_file.write(draft.path / "pytorch_model.bin", tensors)
+    r = weighbridge.ok("export-draft", draft.path, tmp_path / "b")
+    assert tree(tmp_path / "b") == right and r.status == 0
+
+
 def test_narrower_than_its_target(weighbridge, tmp_path):
     draft = Draft(tmp_path, target=128)
     draft.config["target_hidden_size"] = 128
