@@ -1,8 +1,10 @@
 #include "io/file.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -119,7 +121,7 @@ out:
     return ret;
 }
 
-static int create(int dir_fd, const char *name, const char *shown, struct err *e)
+int file_create(int dir_fd, const char *name, const char *shown, struct err *e)
 {
     int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
 
@@ -129,7 +131,7 @@ static int create(int dir_fd, const char *name, const char *shown, struct err *e
 }
 
 /* The flush is part of the writing: an error may show only there. */
-static int finish(int fd, const char *shown, int ret, struct err *e)
+int file_finish(int fd, const char *shown, int ret, struct err *e)
 {
     if (!ret && fsync(fd))
         ret = err_errno(e, errno, "%s: cannot be flushed to disk", shown);
@@ -140,9 +142,9 @@ static int finish(int fd, const char *shown, int ret, struct err *e)
 
 int file_create_whole(int dir_fd, const char *name, const char *shown, const void *bytes, size_t n, struct err *e)
 {
-    int fd = create(dir_fd, name, shown, e);
+    int fd = file_create(dir_fd, name, shown, e);
 
-    return fd < 0 ? -1 : finish(fd, shown, file_pwrite(fd, shown, bytes, n, 0, e), e);
+    return fd < 0 ? -1 : file_finish(fd, shown, file_pwrite(fd, shown, bytes, n, 0, e), e);
 }
 
 int file_copy(const char *from, int dir_fd, const char *name, const char *shown, struct err *e)
@@ -153,7 +155,7 @@ int file_copy(const char *from, int dir_fd, const char *name, const char *shown,
 
     if (in < 0)
         return -1;
-    if (file_identify(in, from, &id, e) || (out = create(dir_fd, name, shown, e)) < 0) {
+    if (file_identify(in, from, &id, e) || (out = file_create(dir_fd, name, shown, e)) < 0) {
         close(in);
         return -1;
     }
@@ -167,7 +169,50 @@ int file_copy(const char *from, int dir_fd, const char *name, const char *shown,
     }
     free(piece);
     close(in);
-    return finish(out, shown, ret, e);
+    return file_finish(out, shown, ret, e);
+}
+
+/* Not through a link, and not while another run does the same. */
+static int open_directory(const char *dir, struct err *e)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd < 0)
+        return errno == ELOOP || errno == ENOTDIR
+                   ? err_set(e, ERR_REFUSED, "%s: is no directory, or a symbolic link to one: give the real directory",
+                             dir)
+                   : err_errno(e, errno, "%s: cannot be opened", dir);
+    if (!flock(fd, LOCK_EX | LOCK_NB))
+        return fd;
+    if (errno == EWOULDBLOCK)
+        err_set(e, ERR_REFUSED, "%s: another run is writing there at this moment: wait for it", dir);
+    else
+        err_errno(e, errno, "%s: cannot be locked", dir);
+    close(fd);
+    return -1;
+}
+
+int file_replace_whole(const char *dir, const char *name, const void *bytes, size_t n, struct err *e)
+{
+    char staged[256], shown[4096];
+    int fd = open_directory(dir, e), ret = -1;
+
+    if (fd < 0)
+        return -1;
+    snprintf(staged, sizeof staged, "%s.partial", name);
+    snprintf(shown, sizeof shown, "%s/%s", dir, staged);
+    if (unlinkat(fd, staged, 0) && errno != ENOENT) /* of a run that was killed */
+        err_errno(e, errno, "%s: is in the way and cannot be removed", shown);
+    else if (!file_create_whole(fd, staged, shown, bytes, n, e)) {
+        if (renameat(fd, staged, fd, name))
+            err_errno(e, errno, "%s: cannot be renamed to %s", shown, name);
+        else
+            ret = fsync(fd) ? err_errno(e, errno, "%s: cannot be flushed to disk", dir) : 0;
+    }
+    if (ret)
+        unlinkat(fd, staged, 0);
+    close(fd);
+    return ret;
 }
 
 int file_space(const char *path, uint64_t *bytes, struct err *e)

@@ -34,6 +34,13 @@ int file_create_whole(int dir_fd, const char *name, const char *shown, const voi
 /* Copies a regular file the same way, in pieces. */
 int file_copy(const char *from, int dir_fd, const char *name, const char *shown, struct err *e);
 
+/* The same in an existing directory, where an older file of that name is replaced in one step. */
+int file_replace_whole(const char *dir, const char *name, const void *bytes, size_t n, struct err *e);
+/* The halves of file_create_whole, for what is written piece by piece: a new file, and its flush and close, which may
+ * turn `ret` 0 into -1. */
+int file_create(int dir_fd, const char *name, const char *shown, struct err *e);
+int file_finish(int fd, const char *shown, int ret, struct err *e);
+
 /* Free bytes that we may use on the file system that holds `path`. */
 int file_space(const char *path, uint64_t *bytes, struct err *e);
 
