@@ -1,0 +1,33 @@
+/* adapter.h - a PEFT LoRA adapter: adapter_config.json and adapter_model.safetensors.
+ *
+ * Opening checks that every tensor is half of a pair A [r, k], B [n, r], and
+ * refuses by name whatever would make the pairs mean something else (DoRA, other
+ * kinds of adapters, whole modules saved, biases).  Each pair comes with its
+ * scale: alpha / r, or alpha / sqrt(r) with rsLoRA, by module where rank_pattern
+ * and alpha_pattern say so. */
+#ifndef CHECKPOINT_ADAPTER_H
+#define CHECKPOINT_ADAPTER_H
+#include "checkpoint/checkpoint.h"
+
+struct adapter_pair {
+    const char *module;         /* as the adapter spells it, without "base_model.model." */
+    const struct tensor *a, *b; /* [r, k], [n, r]; one dtype of F32, BF16, F16 each */
+    uint64_t rank;
+    double scale;
+};
+
+struct adapter {
+    const char *dir, *config_path;
+    json_t *config;
+    struct checkpoint file;
+    struct adapter_pair *pair; /* sorted by module */
+    size_t pairs_n;
+    const struct tensor **norm; /* tensors of norms, which are in no pair */
+    size_t norms_n;
+};
+
+/* Everything lives in the arena but config, which adapter_close gives back; no file stays open. */
+int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct notes *notes, struct err *e);
+void adapter_close(struct adapter *ad);
+
+#endif
