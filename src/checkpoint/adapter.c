@@ -172,7 +172,7 @@ static int by_module(const void *pa, const void *pb)
 /* Everything that is not half of a pair would be lost in silence. */
 static int sort_tensors(struct adapter *ad, struct entry *entry, size_t *n, struct arena *a, struct err *e)
 {
-    struct faults f = { 0 };
+    struct faults f = { .dir = ad->file.dir };
     char q[STR_QUOTED];
 
     ad->norm = arena_array(a, ad->file.tensors_n + 1, sizeof *ad->norm);
