@@ -67,7 +67,7 @@ static void write_run(const struct machine *m, uint8_t *dst, const uint8_t *src,
 {
     size_t head = -(uintptr_t)dst % LINE;
 
-    if (stream && n >= head + LINE) {
+    if (stream && n >= LINE) {
         size_t lines = (n - head) / LINE * LINE;
 
         memcpy(dst, src, head);
