@@ -4,10 +4,11 @@
  *
  * Works on data far larger than the caches, on huge pages where they can be
  * had; the best of the runs counts, by thread CPU time, so that neighbours
- * disturb least.  Rates are source bytes; `memcpy` and `nt copy` are shares of
- * what this machine can copy, plainly and with non-temporal stores.  `wrong`
- * counts destination bytes that differ from the reference: a wrong kernel has
- * no speed, and the exit status is 1. */
+ * disturb least.  Rates are source bytes; `memcpy` and `nt` are shares of what
+ * this machine copies, plainly and with non-temporal stores, in runs between
+ * those of the variant: a machine's own rate can change within a minute.
+ * `wrong` counts destination bytes that differ from the reference: a wrong
+ * kernel has no speed, and the exit status is 1. */
 #include "base/clock.h"
 #include "transform/transform.h"
 #include <stdbool.h>
@@ -57,19 +58,15 @@ static void fill(unsigned char *p, size_t bytes)
     }
 }
 
-static double best_of(unsigned runs, void (*f)(void *), void *arg)
+static double seconds_of(void (*f)(void *), void *arg)
 {
-    double best = 1e9;
+    double t = clock_thread_cpu();
 
-    for (unsigned i = 0; i < runs; i++) {
-        double t = clock_thread_cpu();
-
-        f(arg);
-        t = clock_thread_cpu() - t;
-        best = t < best ? t : best;
-    }
-    return best;
+    f(arg);
+    return clock_thread_cpu() - t;
 }
+
+static double least(double a, double b) { return a < b ? a : b; }
 
 struct copy {
     unsigned char *dst, *src;
@@ -89,11 +86,17 @@ __attribute__((target("avx2"))) static void nt_copy(void *arg)
 {
     struct copy *c = arg;
 
-    for (size_t i = 0; i + 32 <= c->bytes; i += 32)
-        _mm256_stream_si256((__m256i *)(void *)(c->dst + i), _mm256_load_si256((const __m256i *)(void *)(c->src + i)));
+    for (size_t i = 0; i < c->bytes; i += 64) {
+        __m256i low = _mm256_load_si256((const __m256i *)(void *)(c->src + i));
+        __m256i high = _mm256_load_si256((const __m256i *)(void *)(c->src + i + 32));
+
+        __builtin_prefetch((const void *)((uintptr_t)c->src + i + 2048));
+        _mm256_stream_si256((__m256i *)(void *)(c->dst + i), low);
+        _mm256_stream_si256((__m256i *)(void *)(c->dst + i + 32), high);
+    }
     _mm_sfence();
 }
-#else
+#else /* there is none: the plain one stands for it */
 static void nt_copy(void *arg) { plain_copy(arg); }
 #endif
 
@@ -132,7 +135,6 @@ struct bench {
     size_t bytes;
     unsigned runs;
     bool csv;
-    double memcpy_rate, nt_rate;
     size_t wrong;
 };
 
@@ -153,6 +155,35 @@ static int lay_out(const struct bench *b, const struct transform *t, const struc
     return 1;
 }
 
+struct times { /* the least of all runs */
+    double variant, memcpy, nt;
+};
+
+/* The reference is slow and needs no precision. */
+static struct times time_of(const struct bench *b, struct run *r, unsigned runs)
+{
+    struct copy c = { b->dst, b->src, b->bytes };
+    struct times best = { 1e9, 1e9, 1e9 };
+
+    for (unsigned i = 0; i < runs; i++) {
+        best.memcpy = least(best.memcpy, seconds_of(plain_copy, &c));
+        best.nt = least(best.nt, seconds_of(nt_copy, &c));
+        best.variant = least(best.variant, seconds_of(run_jobs, r));
+    }
+    return best;
+}
+
+static void print(const struct bench *b, const struct transform *t, const struct shape *s, enum isa isa, size_t bytes,
+                  const struct times *best, size_t wrong)
+{
+    double rate = wrong ? 0 : (double)bytes / best->variant, copy = (double)b->bytes;
+
+    printf(b->csv ? "%s,%s,%s,%zu,%.3f,%.3f,%.3f,%.3f,%zu\n"
+                  : "%-20s %-20s %-7s %6zu MiB %9.2f ms %7.2f GB/s %6.2f %6.2f %6zu\n",
+           t->name, s->name, isa_name(isa), b->csv ? bytes : bytes >> 20, best->variant * 1e3, rate / 1e9,
+           rate / (copy / best->memcpy), rate / (copy / best->nt), wrong);
+}
+
 static void measure(struct bench *b, const struct transform *t, const struct shape *s)
 {
     struct run r;
@@ -164,29 +195,25 @@ static void measure(struct bench *b, const struct transform *t, const struct sha
     memset(b->reference, 1, b->bytes);
     run_jobs(&r);
     r.job.dst = b->dst;
-    for (int isa = 0; isa < ISA_COUNT; isa++) {
-        size_t bytes = r.src_step * r.repeat, wrong;
-        double seconds, rate;
+    for (int isa = 0; isa <= (int)isa_best(); isa++) {
+        struct times best;
+        size_t wrong;
 
-        if (isa != ISA_SCALAR && (!t->fast[isa] || isa > (int)isa_best()))
+        if (isa != ISA_SCALAR && !t->fast[isa])
             continue;
         r.f = isa == ISA_SCALAR ? t->ref : t->fast[isa];
+        best = time_of(b, &r, isa == ISA_SCALAR ? 1 : b->runs);
         memset(b->dst, 1, b->bytes);
-        seconds = best_of(isa == ISA_SCALAR ? 1 : b->runs, run_jobs, &r);
+        run_jobs(&r);
         wrong = wrong_bytes(b->dst, b->reference, r.dst_step * r.repeat);
         b->wrong += wrong;
-        rate = (double)bytes / seconds / 1e9;
-        printf(b->csv ? "%s,%s,%s,%zu,%.3f,%.3f,%.3f,%.3f,%zu\n"
-                      : "%-20s %-20s %-7s %6zu MiB %9.2f ms %7.2f GB/s %6.2f %6.2f %6zu\n",
-               t->name, s->name, isa_name((enum isa)isa), b->csv ? bytes : bytes >> 20, seconds * 1e3, wrong ? 0 : rate,
-               wrong ? 0 : rate / b->memcpy_rate, wrong ? 0 : rate / b->nt_rate, wrong);
+        print(b, t, s, (enum isa)isa, r.src_step * r.repeat, &best, wrong);
     }
 }
 
 int main(int argc, char **argv)
 {
     struct bench b = { .bytes = 256 << 20, .runs = 9 };
-    struct copy c;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--csv")) {
@@ -204,14 +231,11 @@ int main(int argc, char **argv)
     b.dst = big(b.bytes);
     b.reference = big(b.bytes);
     fill(b.src, b.bytes);
-    c = (struct copy){ b.dst, b.src, b.bytes };
-    b.memcpy_rate = (double)b.bytes / best_of(b.runs, plain_copy, &c) / 1e9;
-    b.nt_rate = (double)b.bytes / best_of(b.runs, nt_copy, &c) / 1e9;
     if (b.csv)
         printf("transform,shape,isa,bytes,ms,gb_per_s,of_memcpy,of_nt_copy,wrong\n");
     else
-        printf("memcpy %.2f GB/s, non-temporal copy %.2f GB/s\n%-20s %-20s %-7s %10s %12s %12s %6s %6s %6s\n",
-               b.memcpy_rate, b.nt_rate, "transform", "shape", "isa", "bytes", "time", "rate", "memcpy", "nt", "wrong");
+        printf("%-20s %-20s %-7s %10s %12s %12s %6s %6s %6s\n", "transform", "shape", "isa", "bytes", "time", "rate",
+               "memcpy", "nt", "wrong");
     for (size_t i = 0; i < transforms_n; i++)
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
             measure(&b, &transforms[i], &shapes[k]);
