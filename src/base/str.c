@@ -58,7 +58,7 @@ const char *str_bytes(char out[24], unsigned long long bytes)
     }
     for (; v >= 999.95 && u < 5; u++)
         v /= 1000;
-    snprintf(out, 24, v < 10 ? "%.2f %s" : "%.1f %s", v, unit[u]);
+    snprintf(out, 24, v < 9.995 ? "%.2f %s" : "%.1f %s", v, unit[u]);
     return out;
 }
 
