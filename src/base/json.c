@@ -27,7 +27,15 @@ static const char *string_before(const char *text, size_t end)
     return text;
 }
 
-static void set_parse_error(const char *text, size_t n, const json_error_t *err, const char *name, struct err *e)
+/* jansson quotes the text near a fault byte by byte, so it may end within a character: that would be no UTF-8. */
+static void make_printable(char *s)
+{
+    for (; *s; s++)
+        if (*s < 0x20 || *s > 0x7e)
+            *s = '?';
+}
+
+static void set_parse_error(const char *text, size_t n, json_error_t *err, const char *name, struct err *e)
 {
     size_t end = err->position > 0 && (size_t)err->position <= n ? (size_t)err->position : 0;
 
@@ -38,6 +46,7 @@ static void set_parse_error(const char *text, size_t n, const json_error_t *err,
         err_set(e, ERR_FORMAT, "%s: key %.*s is there twice, the second time at line %d, column %d", name,
                 (int)str_whole(key, len < 200 ? len : 200), key, err->line, err->column);
     } else {
+        make_printable(err->text);
         err_set(e, ERR_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name, err->text, err->line, err->column);
     }
 }

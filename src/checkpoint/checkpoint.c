@@ -238,7 +238,7 @@ int ckpt_read_rows(const struct checkpoint *c, const struct tensor *t, const int
                    struct err *e)
 {
     const struct ckpt_file *file = &c->file[t->file];
-    size_t row = t->bytes / t->shape[0];
+    size_t row = n ? t->bytes / t->shape[0] : 0; /* a tensor without rows has none to ask for */
     int fd = open_unchanged(file, e), ret = 0;
 
     if (fd < 0)

@@ -23,7 +23,7 @@ struct tensor {
     const char *name;
     unsigned file; /* index into checkpoint.file */
     enum dtype dtype;
-    const char *dtype_text; /* as the header spells it, for messages */
+    const char *dtype_text; /* as the header spells it, for messages: shortened and printable */
     unsigned rank;
     uint64_t shape[TENSOR_RANK_MAX];
     uint64_t elements;

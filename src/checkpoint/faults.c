@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LINE_MOST = 300, LINES_MOST = 3400 /* of an err's 4096 bytes */ };
+enum { DIR_MOST = 512, LINE_MOST = 300, LINES_MOST = 3400 /* of an err's 4096 bytes */ };
 
 /* The directory stands in the first line of the whole; here it would only be in the way. */
 static const char *without_dir(const char *msg, const char *dir)
@@ -34,19 +34,23 @@ void faults_addf(struct faults *f, const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(e.msg, sizeof e.msg, fmt, ap);
+    if (vsnprintf(e.msg, sizeof e.msg, fmt, ap) >= (int)sizeof e.msg)
+        e.msg[str_whole(e.msg, sizeof e.msg - 1)] = 0;
     va_end(ap);
     faults_add(f, &e);
 }
 
 int faults_raise(struct faults *f, struct err *e)
 {
+    size_t dir_n = strlen(f->dir);
+
     if (f->n == 1)
         err_set(e, f->first.kind, "%s", f->first.msg);
     if (f->n > f->shown)
         str_addf(&f->lines, "\n  and %zu more", f->n - f->shown);
     if (f->n > 1)
-        err_set(e, f->first.kind, "%.512s: cannot be used as it is, %zu faults:%s", f->dir, f->n, str_text(&f->lines));
+        err_set(e, f->first.kind, "%.*s: cannot be used as it is, %zu faults:%s",
+                (int)(dir_n <= DIR_MOST ? dir_n : str_whole(f->dir, DIR_MOST)), f->dir, f->n, str_text(&f->lines));
     str_release(&f->lines);
     return f->n ? -1 : 0;
 }

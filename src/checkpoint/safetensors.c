@@ -105,6 +105,15 @@ static int check_bytes(const struct tensor *t, struct err *e)
     return -1;
 }
 
+/* A type that we do not know, as a stranger spells it, for messages: without the quotes of a name. */
+static const char *unknown_type(const char *text, struct arena *a)
+{
+    char q[STR_QUOTED];
+
+    str_quote(q, text);
+    return arena_memdup(a, q + 1, strlen(q) - 2);
+}
+
 static int read_entry(const json_t *entry, struct tensor *t, struct arena *a, struct err *e)
 {
     const json_t *dtype = json_object_get(entry, "dtype");
@@ -114,7 +123,7 @@ static int read_entry(const json_t *entry, struct tensor *t, struct arena *a, st
     if (!json_is_string(dtype))
         return err_set(e, ERR_FORMAT, "\"dtype\" is %s, expected a string", json_type_name(dtype));
     t->dtype = dtype_by_name(json_string_value(dtype));
-    t->dtype_text = t->dtype == DT_UNKNOWN ? arena_strdup(a, json_string_value(dtype)) : dtype_name(t->dtype);
+    t->dtype_text = t->dtype == DT_UNKNOWN ? unknown_type(json_string_value(dtype), a) : dtype_name(t->dtype);
     if (read_shape(json_object_get(entry, "shape"), t, e) || read_range(json_object_get(entry, "data_offsets"), t, e))
         return -1;
     return check_bytes(t, e);
