@@ -272,7 +272,7 @@ bool json_find_member(const char *text, size_t n, const char *key, size_t *begin
         bool found = key_is(text, start, key_end, key);
 
         i = skip_space(text, n, key_end);
-        value_end = skip_value(text, n, i + 1);
+        value_end = skip_value(text, n, i < n ? i + 1 : n); /* behind the colon */
         if (found) {
             bool last = value_end >= n || text[value_end] != ',';
 
