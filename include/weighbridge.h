@@ -85,6 +85,12 @@ WB_API int wb_inspect(const char *path, char **description, struct wb_error *e);
  * list of what differs. `o->chat_template` is needed again where the export was made with one. */
 WB_API int wb_verify(const struct wb_options *o, char **report, struct wb_error *e);
 
+/* Writes `o->out`/lora_model.onnx: the graph of `o->out`/model.onnx, on the same data file, with two inputs more for
+ * each linear, through which the runtime adds a LoRA adapter. An older lora_model.onnx is replaced in one step. */
+WB_API int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *e);
+/* Converts the PEFT LoRA adapter `o->model` into the directory `o->out` that the runtime loads. */
+WB_API int wb_lora_process(const struct wb_options *o, char **report, struct wb_error *e);
+
 WB_API void wb_free(char *p);
 
 #ifdef __cplusplus

@@ -13,8 +13,8 @@
 enum { STATUS_DONE, STATUS_FAILED, STATUS_USAGE };
 
 extern const struct command command_export, command_export_draft, command_plan, command_inspect, command_verify,
-    command_help, command_version;
-extern const struct command program_export_llm, program_export_draft;
+    command_lora_insert, command_lora_process, command_help, command_version;
+extern const struct command program_export_llm, program_export_draft, program_insert_lora, program_process_lora;
 
 extern const struct command *const commands[]; /* end with NULL */
 extern const struct command *const programs[];
@@ -25,6 +25,8 @@ extern const struct option_group options_content, options_run, options_report, o
 
 /* By name, among commands[] and programs[]; NULL: there is none. */
 const struct command *command_named(const char *name);
+/* There are commands of two words whose first is `word`. */
+bool command_begins(const char *word);
 /* The command's name that `word` was probably meant to be, or NULL. */
 const char *command_nearest(const char *word);
 

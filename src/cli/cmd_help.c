@@ -5,14 +5,17 @@
 static int run(struct args *a)
 {
     const struct command *c;
+    char name[64];
 
     if (!a->operands_n) {
         help_program(stdout);
         return STATUS_DONE;
     }
-    c = command_named(a->operand[0]);
+    snprintf(name, sizeof name, "%s%s%s", a->operand[0], a->operands_n > 1 ? " " : "",
+             a->operands_n > 1 ? a->operand[1] : "");
+    c = command_named(name);
     if (!c)
-        return help_unknown_command(a->operand[0]);
+        return help_unknown_command(name);
     help_command(stdout, c);
     return STATUS_DONE;
 }
@@ -22,7 +25,7 @@ static const struct option_group *const groups[] = { &options_help, NULL };
 const struct command command_help = {
     .name = "help",
     .operands = "[COMMAND]",
-    .most = 1,
+    .most = 2,
     .summary = "show the help of a command",
     .text = "Shows all commands, or all options of one.",
     .example = "weighbridge help export",

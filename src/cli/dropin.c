@@ -6,6 +6,7 @@
  * unless told; this build has none, says so, and goes on with the CPU. */
 #include "cli/cli.h"
 #include "cli/export.h"
+#include "cli/lora.h"
 #include "cli/say.h"
 #include <string.h>
 
@@ -107,4 +108,53 @@ const struct command program_export_draft = {
     .example = "tensorrt-edgellm-export-draft --draft_model_dir draft --output_dir exported --base_model_dir base",
     .group = draft_groups,
     .run = run_export_draft,
+};
+
+static int run_process_lora(struct args *a)
+{
+    a->wb.overwrite = true;
+    return lora_process_run(a);
+}
+
+static const struct option_row insert_rows[] = {
+    { "onnx_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
+      .help = "directory of the export; lora_model.onnx is written into it" },
+    { 0 },
+};
+static const struct option_group options_insert = { "What is written", insert_rows };
+static const struct option_group *const insert_groups[] = { &options_insert, &options_help, NULL };
+
+const struct command program_insert_lora = {
+    .name = "tensorrt-edgellm-insert-lora",
+    .operands = "",
+    .argparse = true,
+    .summary = "weighbridge lora insert",
+    .text =
+        "Makes room for LoRA adapters as the program of this name in TensorRT Edge-LLM 0.5.0 does, by weighbridge.\n"
+        "Names of options may be cut short.",
+    .example = "tensorrt-edgellm-insert-lora --onnx_dir exported",
+    .group = insert_groups,
+    .run = lora_insert_run,
+};
+
+static const struct option_row process_rows[] = {
+    { "input_dir", .kind = OPTION_TEXT, AT(wb.model), .value = "DIR", .required = true,
+      .help = "directory of the PEFT adapter" },
+    { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
+      .help = "directory to write; an older processed adapter in it is replaced" },
+    { 0 },
+};
+static const struct option_group options_process = { "What is written", process_rows };
+static const struct option_group *const process_groups[] = { &options_process, &options_help, NULL };
+
+const struct command program_process_lora = {
+    .name = "tensorrt-edgellm-process-lora",
+    .operands = "",
+    .argparse = true,
+    .summary = "weighbridge lora process",
+    .text = "Converts a LoRA adapter as the program of this name in TensorRT Edge-LLM 0.5.0 does, by weighbridge.\n"
+            "Names of options may be cut short.",
+    .example = "tensorrt-edgellm-process-lora --input_dir my-adapter --output_dir my-adapter-processed",
+    .group = process_groups,
+    .run = run_process_lora,
 };

@@ -1,7 +1,7 @@
 /* main.c - from argv to a command.
  *
  * argv[0] may be a name of programs[]; else the first operand is the command,
- * wherever it stands among the options. */
+ * or the first two are ("lora insert"), wherever they stand among the options. */
 #include "cli/cli.h"
 #include "cli/help.h"
 #include "cli/say.h"
@@ -73,18 +73,33 @@ static int run_command(const struct command *c, int argc, char *const *argv)
     return c->run(&a);
 }
 
+static void take_off(int *argc, char **argv, int at)
+{
+    memmove(argv + at, argv + at + 1, (size_t)(*argc - at) * sizeof *argv);
+    (*argc)--;
+}
+
 static int run_named(int argc, char **argv)
 {
-    int at = first_operand(argc, argv);
+    int at = first_operand(argc, argv), second;
     const struct command *c;
+    char words[64];
 
     if (at >= argc)
         return without_command(argc, argv);
+    second = at + first_operand(argc - at, argv + at);
     c = command_named(argv[at]);
+    if (command_begins(argv[at])) {
+        snprintf(words, sizeof words, "%s %s", argv[at], second < argc ? argv[second] : "");
+        c = command_named(words);
+        if (!c)
+            return help_unknown_command(second < argc ? words : argv[at]);
+        take_off(&argc, argv, second);
+    }
     if (!c || c->argparse)
         return help_unknown_command(argv[at]);
-    memmove(argv + at, argv + at + 1, (size_t)(argc - at) * sizeof *argv);
-    return run_command(c, argc - 2, argv + 1);
+    take_off(&argc, argv, at);
+    return run_command(c, argc - 1, argv + 1);
 }
 
 int main(int argc, char **argv)

@@ -14,8 +14,9 @@ import pytest
 import checkpoints
 from conftest import ROOT, SANITIZER, Program, tree
 
-COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "help", "version"]
-PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft"]
+COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "help", "version"]
+PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
+            "tensorrt-edgellm-process-lora"]
 CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite"
 OPTIONS = {
     "export": CONTENT + " memory threads io device report quiet verbose progress help",
@@ -23,10 +24,14 @@ OPTIONS = {
     "export-draft": "target base-model strict overwrite memory threads io device report quiet verbose progress help",
     "inspect": "json help",
     "verify": "chat-template reduced-vocab base-model json quiet verbose progress help",
+    "lora insert": "quiet verbose help",
+    "lora process": "strict overwrite quiet verbose help",
     "help": "help",
     "version": "help",
     PROGRAMS[0]: "model_dir output_dir is_eagle_base reduced_vocab_dir chat_template fp8_kv_cache device help",
     PROGRAMS[1]: "draft_model_dir output_dir base_model_dir device help",
+    PROGRAMS[2]: "onnx_dir help",
+    PROGRAMS[3]: "input_dir output_dir help",
 }
 
 
@@ -85,6 +90,10 @@ def named(weighbridge, tmp_path):
     ("plan", "plan needs MODEL [OUT]"),
     ("inspect", "inspect needs PATH"),
     ("verify o", "verify needs OUT MODEL"),
+    ("lora", "unknown command 'lora': did you mean lora insert?"),
+    ("lora proces a o", "unknown command 'lora proces': did you mean lora process?"),
+    ("lora insert", "lora insert needs OUT"),
+    ("lora process a", "lora process needs ADAPTER OUT"),
     ("version x", "unexpected operand 'x'"),
     ("--memory 1G", "no command"),
 ])
@@ -103,7 +112,8 @@ def options_in(help_text):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_option(weighbridge, command):
-    text = weighbridge.ok("help", command).stdout
+    words = command.split()
+    text = weighbridge.ok("help", *words).stdout
     assert options_in(text) == OPTIONS[command]
     assert text.startswith(f"Usage: weighbridge {command}")
     assert "\nExample:\n  weighbridge " + command in text
@@ -111,7 +121,7 @@ def test_help_lists_every_option(weighbridge, command):
         takes_value = re.match(r"\s+(?:-\w, )?--\S+ \S*[A-Z|]", option)
         assert bool(takes_value) == ("(default:" in " ".join(option.split())), option
     assert max(map(len, text.splitlines())) <= 110
-    for spelling in ([command, "--help"], ["--help", command], [command, "-h"], [command, "--help", "x", "--what"]):
+    for spelling in ([*words, "--help"], ["--help", *words], [*words, "-h"], [*words, "--help", "x", "--what"]):
         assert weighbridge.ok(*spelling).stdout == text
 
 
