@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FILE_LOG2 = 62 }; /* of the largest size that is left without a doubt to offsets of 63 bits */
+
 static uint64_t align_up(uint64_t v) { return (v + LAYOUT_ALIGN - 1) / LAYOUT_ALIGN * LAYOUT_ALIGN; }
 
 bool layout_external(const struct dialect *d, const struct initializer *i)
@@ -10,14 +12,18 @@ bool layout_external(const struct dialect *d, const struct initializer *i)
     return recipe_bytes(i->recipe) >= d->external_from;
 }
 
-static void place(struct layout *l, unsigned file, const char *name, const struct recipe *r)
+static int place(struct layout *l, unsigned file, const char *name, const struct recipe *r, struct err *e)
 {
     struct data_file *f = &l->file[file];
-    uint64_t off = align_up(f->bytes);
+    uint64_t off = align_up(f->bytes), bytes = recipe_bytes(r);
 
-    l->item[l->items_n++] =
-        (struct placed){ .name = name, .recipe = r, .file = file, .off = off, .bytes = recipe_bytes(r) };
-    f->bytes = off + recipe_bytes(r);
+    if (off >> FILE_LOG2 || bytes >> FILE_LOG2)
+        return err_set(e, ERR_RANGE,
+                       "%s: would have %llu bytes behind byte %llu of %s, which is more than any file holds", name,
+                       (unsigned long long)bytes, (unsigned long long)off, f->name);
+    l->item[l->items_n++] = (struct placed){ .name = name, .recipe = r, .file = file, .off = off, .bytes = bytes };
+    f->bytes = off + bytes;
+    return 0;
 }
 
 /* 8-byte length and JSON, padded with spaces so that the data begins at LAYOUT_ALIGN. */
@@ -37,8 +43,8 @@ static void safetensors_head(struct data_file *f, const char *name, const struct
     f->head_bytes = f->bytes = LAYOUT_ALIGN;
 }
 
-void layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
-                  struct arena *a)
+int layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
+                 struct arena *a, struct err *e)
 {
     *l = (struct layout){ .file = arena_array(a, 2, sizeof *l->file),
                           .item = arena_array(a, g->init_n + 1, sizeof *l->item) };
@@ -47,17 +53,20 @@ void layout_build(struct layout *l, const struct graph *g, const struct dialect 
             continue;
         if (!l->files_n)
             l->file[l->files_n++].name = d->data_file;
-        place(l, 0, g->init[i].name, g->init[i].recipe);
+        if (place(l, 0, g->init[i].name, g->init[i].recipe, e))
+            return -1;
     }
     if (embedding) {
         unsigned file = (unsigned)l->files_n++;
 
         l->file[file].name = "embedding.safetensors";
         safetensors_head(&l->file[file], "embedding", embedding, a);
-        place(l, file, "embedding", embedding);
+        if (place(l, file, "embedding", embedding, e))
+            return -1;
     }
     for (size_t i = 0; i < l->files_n; i++)
         l->bytes += l->file[i].bytes;
+    return 0;
 }
 
 const struct placed *layout_find(const struct layout *l, const char *file, const char *name)

@@ -41,9 +41,9 @@ struct layout {
 /* Whether an initializer stands in the data file; else it is inline in model.onnx. */
 bool layout_external(const struct dialect *d, const struct initializer *i);
 /* `embedding`: [vocab, hidden] for embedding.safetensors, or NULL: none. Without external initializers there is no data
- * file. */
-void layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
-                  struct arena *a);
+ * file. Fails on sizes that no file can have (sparse files may claim them). */
+int layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
+                 struct arena *a, struct err *e);
 const struct placed *layout_find(const struct layout *l, const char *file, const char *name); /* NULL: not there */
 
 #endif

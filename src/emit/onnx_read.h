@@ -12,9 +12,14 @@
 
 /* The caller frees it with onnx_free. Has a graph. */
 Onnx__ModelProto *onnx_load(const char *path, struct err *e);
+/* The same of bytes in memory; `name` is for messages. */
+Onnx__ModelProto *onnx_parse(const void *bytes, size_t n, const char *name, struct err *e);
 void onnx_free(Onnx__ModelProto *m);
 
 const char *onnx_metadata(const Onnx__ModelProto *m, const char *key); /* NULL: not there */
+/* Fields of the model or its graph that we never write: functions, sparse initializers, training, ... */
+bool onnx_has_more(const Onnx__ModelProto *m);
+const char *onnx_name(const Onnx__TensorProto *t); /* "?" where it has none */
 
 struct onnx_place { /* where an initializer's bytes are */
     bool external;

@@ -1,6 +1,5 @@
 #include "emit/outdir.h"
-#include "base/json.h"
-#include "base/str.h"
+#include "emit/is_export.h"
 #include "io/file.h"
 #include <dirent.h>
 #include <errno.h>
@@ -58,7 +57,8 @@ static bool within(const char *inner, const char *outer)
 
 static int check_place(const char *out, const char *model, struct arena *a, struct err *e)
 {
-    const char *parent = parent_of(a, out), *name = last_part(out), *real_out;
+    static const char *const suffix[] = { "", ".partial", ".old" }; /* every name that a run may give it */
+    const char *parent = parent_of(a, out), *name = last_part(out);
     char real_parent[PATH_MAX], real_model[PATH_MAX];
 
     if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
@@ -68,11 +68,14 @@ static int check_place(const char *out, const char *model, struct arena *a, stru
         return err_errno(e, errno, "%s: its parent directory %s cannot be used, create it first", out, parent);
     if (!realpath(model, real_model))
         return err_errno(e, errno, "%s: cannot be opened", model);
-    real_out = arena_printf(a, "%s/%s", strcmp(real_parent, "/") ? real_parent : "", name);
-    if (within(real_out, real_model) || within(real_model, real_out))
-        return err_set(e, ERR_REFUSED,
-                       "%s: is, contains or lies inside the checkpoint %s: give an output directory beside it", out,
-                       model);
+    for (size_t i = 0; i < sizeof suffix / sizeof *suffix; i++) {
+        const char *real = arena_printf(a, "%s/%s%s", strcmp(real_parent, "/") ? real_parent : "", name, suffix[i]);
+
+        if (within(real, real_model) || within(real_model, real))
+            return err_set(e, ERR_REFUSED,
+                           "%s%s: is, contains or lies inside the checkpoint %s: give an output directory beside it",
+                           out, suffix[i], model);
+    }
     return 0;
 }
 
@@ -89,25 +92,6 @@ static bool is_empty(const char *path)
             empty = false;
     closedir(d);
     return empty;
-}
-
-/* model.onnx beside a config.json that names the exporter's version. */
-static bool is_export(const char *path, struct arena *a)
-{
-    struct err ignored = { 0 };
-    json_t *config = NULL;
-    char *text;
-    size_t n;
-    bool yes = false;
-
-    if (!file_exists(arena_printf(a, "%s/model.onnx", path)) ||
-        file_read(arena_printf(a, "%s/config.json", path), 1 << 20, &text, &n, &ignored))
-        return false;
-    config = json_parse(text, n, "config.json", &ignored);
-    yes = json_is_string(json_object_get(config, "edgellm_version"));
-    json_decref(config);
-    free(text);
-    return yes;
 }
 
 int outdir_check(const char *given, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e)
@@ -129,19 +113,18 @@ int outdir_check(const char *given, const char *model, bool overwrite, bool *exi
     if (is_empty(out))
         return 0;
     if (!is_export(out, a))
-        return err_set(
-            e, ERR_REFUSED,
-            "%s: is not empty and is not an export (no model.onnx beside a config.json with \"edgellm_version\"): "
-            "give another directory%s",
-            out, overwrite ? "; --overwrite replaces exports only" : "");
+        return err_set(e, ERR_REFUSED,
+                       "%s: is not empty and is not an export (no model.onnx with weighbridge.* metadata, or beside a "
+                       "config.json with \"edgellm_version\"): give another directory%s",
+                       out, overwrite ? "; --overwrite replaces exports only" : "");
     if (!overwrite)
         return err_set(e, ERR_REFUSED,
                        "%s: holds an export already: give another directory, or --overwrite to replace it", out);
     return 0;
 }
 
-/* Everything below an open directory, which stays. Links are removed, not followed. */
-static int remove_below(int dir_fd)
+/* Everything below an open directory, which stays, but for the entry `keep`. Links are removed, not followed. */
+static int remove_below(int dir_fd, const char *keep)
 {
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -156,10 +139,10 @@ static int remove_below(int dir_fd)
         const char *name = entry->d_name;
         int sub;
 
-        if (!strcmp(name, ".") || !strcmp(name, "..") || !unlinkat(dir_fd, name, 0))
+        if (!strcmp(name, ".") || !strcmp(name, "..") || !strcmp(name, keep) || !unlinkat(dir_fd, name, 0))
             continue;
         sub = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (sub < 0 || remove_below(sub) || unlinkat(dir_fd, name, AT_REMOVEDIR))
+        if (sub < 0 || remove_below(sub, "") || unlinkat(dir_fd, name, AT_REMOVEDIR))
             ret = -1;
         if (sub >= 0)
             close(sub);
@@ -168,22 +151,50 @@ static int remove_below(int dir_fd)
     return ret;
 }
 
-static int lock(struct outdir *o, bool created, struct err *e)
+/* A marked directory goes, its mark last: whoever is interrupted leaves something that the next run may remove. */
+static void remove_marked(int fd, const char *path)
+{
+    if (!remove_below(fd, MARK) && !unlinkat(fd, MARK, 0))
+        rmdir(path);
+}
+
+static bool is_marked(int fd)
 {
     struct stat st;
+
+    return !fstatat(fd, MARK, &st, AT_SYMLINK_NOFOLLOW);
+}
+
+/* Whether the name still means the directory that we hold open. */
+static bool is_there(int fd, const char *path)
+{
+    struct stat held, named;
+
+    return !fstat(fd, &held) && !lstat(path, &named) && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+}
+
+static int lock(struct outdir *o, bool created, struct err *e)
+{
+    int code;
 
     o->fd = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (o->fd < 0)
         return err_errno(e, errno, "%s: cannot be used as the place to write to, remove it", o->partial);
-    if (flock(o->fd, LOCK_EX | LOCK_NB))
+    code = flock(o->fd, LOCK_EX | LOCK_NB) ? errno : 0;
+    if (code && code != EWOULDBLOCK)
+        return err_errno(e, code, "%s: cannot be locked: give an output directory on a file system with locks",
+                         o->partial);
+    if (code || !is_there(o->fd, o->partial))
         return err_set(e, ERR_REFUSED,
                        "%s: another run is writing to %s at this moment: wait for it or give another directory",
                        o->partial, o->path);
-    if (!created && fstatat(o->fd, MARK, &st, AT_SYMLINK_NOFOLLOW) && !is_empty(o->partial))
+    if (created || is_empty(o->partial))
+        return 0;
+    if (!is_marked(o->fd))
         return err_set(e, ERR_REFUSED,
                        "%s: exists and was not left by an earlier run: remove it or give another directory",
                        o->partial);
-    if (!created && remove_below(o->fd))
+    if (remove_below(o->fd, MARK))
         return err_errno(e, errno, "%s: what an earlier run left there cannot be removed", o->partial);
     return 0;
 }
@@ -194,6 +205,8 @@ int outdir_create(struct outdir *o, const char *given, bool replaces, struct are
 
     *o = (struct outdir){ .path = without_slashes(a, given), .fd = -1, .replaces = replaces };
     o->partial = arena_printf(a, "%s.partial", o->path);
+    o->aside = arena_printf(a, "%s.old", o->path);
+    o->was_empty = replaces && is_empty(o->path);
     created = !mkdir(o->partial, 0777);
     if (!created && errno != EEXIST)
         return err_errno(e, errno, "%s: cannot be created", o->partial);
@@ -203,7 +216,7 @@ int outdir_create(struct outdir *o, const char *given, bool replaces, struct are
         o->fd = -1;
         return -1;
     }
-    if (file_create_whole(o->fd, MARK, o->partial, "", 0, e)) {
+    if (!is_marked(o->fd) && file_create_whole(o->fd, MARK, o->partial, "", 0, e)) {
         outdir_discard(o);
         return -1;
     }
@@ -213,34 +226,45 @@ int outdir_create(struct outdir *o, const char *given, bool replaces, struct are
 /* Where the file system cannot exchange two names: two renames, and back when the second fails. */
 static int exchange_slowly(struct outdir *o, struct err *e)
 {
-    struct str old = { 0 };
-    int ret = 0;
-
-    str_addf(&old, "%s.old", o->path);
-    if (rename(o->path, old.s))
-        ret = err_errno(e, errno, "%s: cannot be moved aside to %s", o->path, old.s);
-    else if (rename(o->partial, o->path)) {
-        ret = err_errno(e, errno, "%s: cannot be renamed to %s", o->partial, o->path);
-        rename(old.s, o->path);
-    } else if (rename(old.s, o->partial)) {
-        ret = err_errno(e, errno, "%s: the older export is left under this name", old.s);
+    if (rename(o->path, o->aside))
+        return err_errno(e, errno, "%s: cannot be moved aside to %s", o->path, o->aside);
+    if (rename(o->partial, o->path)) {
+        err_errno(e, errno, "%s: cannot be renamed to %s", o->partial, o->path);
+        rename(o->aside, o->path);
+        return -1;
     }
-    str_release(&old);
-    return ret;
+    o->partial = o->aside; /* where the older one lies now */
+    return 0;
+}
+
+/* A run takes hours: others may have put their files there meanwhile. */
+static bool may_be_replaced(const struct outdir *o)
+{
+    struct arena a = { 0 };
+    bool may = is_empty(o->path) || (!o->was_empty && is_export(o->path, &a));
+
+    arena_release(&a);
+    return may;
 }
 
 static int swap_in(struct outdir *o, struct err *e)
 {
-    if (!o->replaces)
-        return renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_NOREPLACE) &&
-                       !(errno == EINVAL && !rename(o->partial, o->path))
-                   ? err_errno(e, errno, "%s: cannot be renamed to %s", o->partial, o->path)
-                   : 0;
-    if (!renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_EXCHANGE))
+    if (o->replaces && file_exists(o->path)) {
+        if (!may_be_replaced(o))
+            return err_set(
+                e, ERR_REFUSED,
+                "%s: is no longer what it was when this run began, and is left alone: give another directory", o->path);
+        if (!renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_EXCHANGE))
+            return 0;
+        if (errno == EINVAL || errno == ENOSYS)
+            return exchange_slowly(o, e);
+        return err_errno(e, errno, "%s: cannot be exchanged with %s", o->partial, o->path);
+    }
+    o->replaces = false; /* it is gone */
+    if (!renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_NOREPLACE) ||
+        ((errno == EINVAL || errno == ENOSYS) && !rename(o->partial, o->path)))
         return 0;
-    if (errno == EINVAL || errno == ENOSYS)
-        return exchange_slowly(o, e);
-    return err_errno(e, errno, "%s: cannot be exchanged with %s", o->partial, o->path);
+    return err_errno(e, errno, "%s: cannot be renamed to %s", o->partial, o->path);
 }
 
 static int flush_parent(const struct outdir *o, struct err *e)
@@ -256,23 +280,33 @@ static int flush_parent(const struct outdir *o, struct err *e)
     return ret;
 }
 
+/* What cannot be removed stays under OUT.partial, marked as ours. */
+static void remove_older(const struct outdir *o)
+{
+    int fd = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct err ignored = { 0 };
+
+    if (fd < 0)
+        return;
+    file_create_whole(fd, MARK, o->partial, "", 0, &ignored);
+    remove_marked(fd, o->partial);
+    close(fd);
+}
+
 int outdir_publish(struct outdir *o, struct err *e)
 {
-    int old = -1;
-
-    if (unlinkat(o->fd, MARK, 0) || fsync(o->fd))
+    if (fsync(o->fd))
         return err_errno(e, errno, "%s: cannot be flushed to disk", o->partial);
     if (swap_in(o, e))
         return -1;
+    unlinkat(o->fd, MARK, 0); /* only now: until it is published, the next run may remove it */
+    fsync(o->fd);
     close(o->fd);
     o->fd = -1;
     if (flush_parent(o, e))
         return -1;
-    if (o->replaces && (old = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) >= 0) {
-        remove_below(old); /* the older export; what cannot be removed stays under OUT.partial */
-        close(old);
-        rmdir(o->partial);
-    }
+    if (o->replaces)
+        remove_older(o);
     return 0;
 }
 
@@ -280,8 +314,7 @@ void outdir_discard(struct outdir *o)
 {
     if (o->fd < 0)
         return;
-    remove_below(o->fd);
-    rmdir(o->partial);
+    remove_marked(o->fd, o->partial);
     close(o->fd);
     o->fd = -1;
 }

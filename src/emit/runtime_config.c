@@ -20,10 +20,12 @@ static void put_layers(json_t *o, const struct model *m)
 /* longrope models carry the length that they were trained for beside the scaling factors. */
 static int put_original_length(json_t *o, const struct model *m, struct err *e)
 {
-    const char *type = json_string_value(json_object_get(m->rope_scaling, "type"));
+    const json_t *type = json_object_get(m->rope_scaling, "type");
     json_t *v;
 
-    if (!type || strcmp(type, "longrope"))
+    if (!type) /* the newer spelling */
+        type = json_object_get(m->rope_scaling, "rope_type");
+    if (!json_is_string(type) || strcmp(json_string_value(type), "longrope"))
         return 0;
     v = json_object_get(m->text, "original_max_position_embeddings");
     if (!v)

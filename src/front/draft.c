@@ -77,6 +77,7 @@ int draft_check_unused(struct export_job *j, struct err *e)
     struct unused_group *group;
     struct str s = { 0 };
     size_t n, bad = 0;
+    char q[STR_QUOTED];
     int ret = 0;
 
     model_unused(&j->model, &j->arena, &group, &n);
@@ -86,8 +87,10 @@ int draft_check_unused(struct export_job *j, struct err *e)
         for (size_t k = 0; k < sizeof harmless / sizeof *harmless; k++)
             known |= strstr(group[i].pattern, harmless[k]) != NULL;
         if (!known && ++bad <= ERR_LINES)
-            str_addf(&s, "\n  %s", group[i].pattern);
+            str_addf(&s, "\n  %s", str_quote(q, group[i].pattern));
     }
+    if (bad > ERR_LINES)
+        str_addf(&s, "\n  and %zu more", bad - ERR_LINES);
     if (bad)
         ret =
             err_set(e, ERR_UNSUPPORTED,
@@ -136,20 +139,24 @@ int draft_files(struct export_job *j, struct err *e)
 static int read_layer_ids(const struct export_job *j, const json_t *ids, const char *draft, unsigned hidden[3],
                           struct err *e)
 {
-    size_t n = json_array_size(ids);
+    const uint64_t last = j->model.layers - 2; /* what layer i gives is what layer i + 1 gets */
 
-    if (n != 3)
+    if (json_array_size(ids) != 3)
         return err_set(e, ERR_FORMAT,
-                       "%s/config.json: \"eagle_aux_hidden_state_layer_ids\" has %zu entries, expected 3", draft, n);
+                       "%s/config.json: \"eagle_aux_hidden_state_layer_ids\" has %zu entries, expected a list of 3",
+                       draft, json_array_size(ids));
     for (size_t i = 0; i < 3; i++) {
         const json_t *id = json_array_get(ids, i);
 
-        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
-            (uint64_t)json_integer_value(id) >= j->model.layers - 1)
+        if (!json_is_integer(id))
+            return err_set(e, ERR_FORMAT,
+                           "%s/config.json: \"eagle_aux_hidden_state_layer_ids\" holds %s, expected integers", draft,
+                           json_type_name(id));
+        if (json_integer_value(id) < 0 || (uint64_t)json_integer_value(id) > last)
             return err_set(e, ERR_RANGE,
                            "%s/config.json: \"eagle_aux_hidden_state_layer_ids\" names layer %lld, expected 0 to %llu",
-                           draft, (long long)json_integer_value(id), (unsigned long long)j->model.layers - 2);
-        hidden[i] = (unsigned)json_integer_value(id) + 1; /* what layer id gives is what layer id + 1 gets */
+                           draft, (long long)json_integer_value(id), (unsigned long long)last);
+        hidden[i] = (unsigned)json_integer_value(id) + 1;
     }
     return 0;
 }

@@ -2,6 +2,7 @@
 #include <weighbridge.h>
 #include "base/clock.h"
 #include "emit/outdir.h"
+#include "front/document.h"
 #include "front/front.h"
 #include "front/report.h"
 #include <stdio.h>
@@ -34,7 +35,7 @@ int wb_plan(const struct wb_options *o, char **plan, struct wb_error *error)
         job_may_write(&j, &e);
     usage = e.kind == ERR_USAGE;
     if (!usage)
-        *plan = report_text(report_plan(&j, e.kind ? e.msg : NULL));
+        *plan = document_text(report_plan(&j, e.kind ? e.msg : NULL));
     job_release(&j);
     return usage ? front_result(&e, error) : 0;
 }
@@ -169,7 +170,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     r.cpu = cpu_seconds(&after) - cpu_seconds(&before);
     r.peak_rss = peak_rss(&after);
     if (report)
-        *report = report_text(report_export(&j, &r));
+        *report = document_text(report_export(&j, &r));
 out:
     outdir_discard(&out);
     job_release(&j);

@@ -1,15 +1,11 @@
 /* inspect.c - wb_inspect: what a directory holds, checkpoint or export. */
 #include <weighbridge.h>
-#include "base/json.h"
 #include "emit/onnx_read.h"
+#include "front/document.h"
 #include "front/front.h"
 #include "front/report.h"
 #include <stdlib.h>
 #include <string.h>
-
-static void put(json_t *o, const char *key, json_t *v) { json_object_set_new(o, key, v); }
-static void put_u64(json_t *o, const char *key, uint64_t v) { put(o, key, report_u64(v)); }
-static void put_text(json_t *o, const char *key, const char *v) { put(o, key, v ? json_string(v) : json_null()); }
 
 static json_t *tensor_entry(const char *name, const char *dtype, json_t *shape, uint64_t bytes, const char *file,
                             json_t *off)
@@ -25,25 +21,43 @@ static json_t *tensor_entry(const char *name, const char *dtype, json_t *shape, 
     return o;
 }
 
-/* Adds to the entry of a dtype or file in a list of {key, tensors, bytes}. */
-static void tally(json_t *list, const char *key, const char *value, uint64_t bytes)
+static uint64_t add(uint64_t a, uint64_t b)
 {
-    json_t *o;
-    size_t i;
+    uint64_t sum;
 
-    json_array_foreach(list, i, o)
-    {
-        if (!strcmp(json_string_value(json_object_get(o, key)), value)) {
-            put_u64(o, "tensors", (uint64_t)json_integer_value(json_object_get(o, "tensors")) + 1);
-            put_u64(o, "bytes", (uint64_t)json_integer_value(json_object_get(o, "bytes")) + bytes);
-            return;
-        }
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum; /* files may claim anything */
+}
+
+/* Counts by dtype or by file: kind -> {tensors, bytes}, in the order in which they came. */
+static void tally(json_t *by, const char *kind, uint64_t bytes)
+{
+    json_t *name = document_string(kind), *o = json_object_get(by, json_string_value(name));
+
+    if (!o) {
+        o = json_object();
+        put(by, json_string_value(name), o);
     }
-    o = json_object();
-    put_text(o, key, value);
-    put_u64(o, "tensors", 1);
-    put_u64(o, "bytes", bytes);
-    json_array_append_new(list, o);
+    put_u64(o, "tensors", (uint64_t)json_integer_value(json_object_get(o, "tensors")) + 1);
+    put_u64(o, "bytes", add((uint64_t)json_integer_value(json_object_get(o, "bytes")), bytes));
+    json_decref(name);
+}
+
+/* The same as a list of {key: kind, tensors, bytes}; takes the reference. */
+static json_t *tally_list(json_t *by, const char *key)
+{
+    json_t *list = json_array(), *counts;
+    const char *kind;
+
+    json_object_foreach(by, kind, counts)
+    {
+        json_t *o = json_object();
+
+        put_text(o, key, kind);
+        json_object_update(o, counts);
+        json_array_append_new(list, o);
+    }
+    json_decref(by);
+    return list;
 }
 
 static json_t *ckpt_files(const struct checkpoint *c)
@@ -68,18 +82,18 @@ static json_t *ckpt_files(const struct checkpoint *c)
 
 static void put_tensors(json_t *doc, const struct checkpoint *c)
 {
-    json_t *tensors = json_array(), *dtypes = json_array();
+    json_t *tensors = json_array(), *dtypes = json_object();
 
     for (size_t i = 0; i < c->tensors_n; i++) {
         const struct tensor *t = &c->tensor[i];
 
-        json_array_append_new(tensors, tensor_entry(t->name, t->dtype_text, report_shape(t->shape, t->rank), t->bytes,
-                                                    c->file[t->file].name, report_u64(t->off)));
-        tally(dtypes, "dtype", t->dtype_text, t->bytes);
+        json_array_append_new(tensors, tensor_entry(t->name, t->dtype_text, document_shape(t->shape, t->rank), t->bytes,
+                                                    c->file[t->file].name, document_u64(t->off)));
+        tally(dtypes, t->dtype_text, t->bytes);
     }
     put(doc, "files", ckpt_files(c));
     put(doc, "tensors", tensors);
-    put(doc, "dtypes", dtypes);
+    put(doc, "dtypes", tally_list(dtypes, "dtype"));
     put_u64(doc, "bytes", c->bytes);
 }
 
@@ -104,7 +118,7 @@ static json_t *config_summary(const struct model *m)
 static void add_problem(json_t *problems, struct err *e)
 {
     if (e->kind)
-        json_array_append_new(problems, json_string(e->msg));
+        json_array_append_new(problems, document_string(e->msg));
     *e = (struct err){ 0 };
 }
 
@@ -152,6 +166,15 @@ static json_t *inspect_checkpoint(const char *path, struct arena *a, struct err 
     return doc;
 }
 
+static json_t *onnx_dim(const Onnx__TensorShapeProto__Dimension *d)
+{
+    if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM)
+        return document_string(d->dim_param);
+    if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE)
+        return json_integer(d->dim_value);
+    return json_string("?"); /* any size, without a name */
+}
+
 static json_t *onnx_values(Onnx__ValueInfoProto *const *v, size_t n)
 {
     json_t *list = json_array();
@@ -163,11 +186,7 @@ static json_t *onnx_values(Onnx__ValueInfoProto *const *v, size_t n)
         json_t *o = json_object(), *shape = json_array();
 
         for (size_t k = 0; t && t->shape && k < t->shape->n_dim; k++) {
-            const Onnx__TensorShapeProto__Dimension *d = t->shape->dim[k];
-
-            json_array_append_new(shape, d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM
-                                             ? json_string(d->dim_param)
-                                             : json_integer(d->dim_value));
+            json_array_append_new(shape, onnx_dim(t->shape->dim[k]));
         }
         put_text(o, "name", v[i]->name);
         put_text(o, "dtype", dtype_name(onnx_dtype(t ? t->elem_type : 0)));
@@ -212,18 +231,20 @@ static int file_bytes(const char *path, uint64_t *bytes, struct err *e)
 static void check_place(const char *dir, const Onnx__TensorProto *t, const struct onnx_place *p, struct arena *a,
                         struct err *e)
 {
-    uint64_t bytes, end;
+    char q[STR_QUOTED], q2[STR_QUOTED];
+    uint64_t bytes;
 
     if (!p->external || file_bytes(arena_printf(a, "%s/%s", dir, p->location), &bytes, e))
         return;
-    if (__builtin_add_overflow(p->off, p->bytes, &end) || end > bytes)
-        err_set(e, ERR_FORMAT, "%s: reaches to byte %llu of %s, which has %llu: the file is cut short", t->name,
-                (unsigned long long)end, p->location, (unsigned long long)bytes);
+    if (p->off + p->bytes > bytes)
+        err_set(e, ERR_FORMAT, "%s: reaches to byte %llu of %s, which has %llu: the file is cut short",
+                str_quote(q, onnx_name(t)), (unsigned long long)(p->off + p->bytes), str_quote(q2, p->location),
+                (unsigned long long)bytes);
 }
 
 static void onnx_tensors(json_t *doc, const Onnx__ModelProto *m, const char *dir, struct arena *a, json_t *problems)
 {
-    json_t *tensors = json_array(), *dtypes = json_array(), *files = json_array();
+    json_t *tensors = json_array(), *dtypes = json_object(), *files = json_object();
     uint64_t all = 0;
 
     for (size_t i = 0; i < m->graph->n_initializer; i++) {
@@ -238,17 +259,17 @@ static void onnx_tensors(json_t *doc, const Onnx__ModelProto *m, const char *dir
         file = p.external && p.location ? p.location : "model.onnx";
         for (size_t k = 0; k < t->n_dims; k++)
             json_array_append_new(shape, json_integer(t->dims[k]));
-        json_array_append_new(
-            tensors, tensor_entry(t->name, dtype, shape, p.bytes, file, p.external ? report_u64(p.off) : json_null()));
-        tally(dtypes, "dtype", dtype, p.bytes);
-        tally(files, "name", file, p.bytes);
-        all += p.bytes;
+        json_array_append_new(tensors, tensor_entry(t->name, dtype, shape, p.bytes, file,
+                                                    p.external ? document_u64(p.off) : json_null()));
+        tally(dtypes, dtype, p.bytes);
+        tally(files, file, p.bytes);
+        all = add(all, p.bytes);
         if (json_array_size(problems) < ERR_LINES)
             add_problem(problems, &e);
     }
     put(doc, "tensors", tensors);
-    put(doc, "dtypes", dtypes);
-    put(doc, "files", files);
+    put(doc, "dtypes", tally_list(dtypes, "dtype"));
+    put(doc, "files", tally_list(files, "name"));
     put_u64(doc, "bytes", all);
 }
 
@@ -281,7 +302,7 @@ int wb_inspect(const char *path, char **description, struct wb_error *error)
                                                                        : inspect_checkpoint(path, &a, &e);
 
     if (doc)
-        *description = report_text(doc);
+        *description = document_text(doc);
     arena_release(&a);
     return front_result(&e, error);
 }

@@ -2,10 +2,19 @@
 #include "front/draft.h"
 #include "emit/outdir.h"
 #include "emit/runtime_config.h"
+#include "io/io.h"
 #include <string.h>
 #include <unistd.h>
 
 enum { THREADS_DEFAULT_MOST = 8, THREADS_MOST = 256 };
+
+static bool is_engine(const char *name)
+{
+    for (size_t i = 0; i < io_engines_n; i++)
+        if (!strcmp(io_engines[i]->name, name))
+            return true;
+    return !strcmp(name, "auto");
+}
 
 static int unknown_target(const char *target, struct err *e)
 {
@@ -30,6 +39,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
     if (o->device && strcmp(o->device, "cpu") && strcmp(o->device, "auto"))
         return err_set(e, ERR_DEVICE,
                        "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
+    if (o->io && !is_engine(o->io))
+        return err_set(e, ERR_USAGE, "--io %s is unknown: expected auto, uring or pread", o->io);
     if (o->eagle_draft && !o->eagle_base)
         return err_set(e, ERR_USAGE, "--eagle-draft goes with --eagle-base: give both");
     if (o->draft && (o->eagle_base || o->fp8_kv_cache || o->chat_template))
@@ -47,6 +58,20 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
         b->threads = THREADS_DEFAULT_MOST;
     if (b->threads > THREADS_MOST)
         return err_set(e, ERR_USAGE, "--threads %u is too many: expected 1 to %d", b->threads, THREADS_MOST);
+    return 0;
+}
+
+/* The states that an export names in its metadata, which anybody may have written. */
+static int take_hidden(struct export_job *j, struct err *e)
+{
+    for (size_t i = 0; i < 3; i++)
+        if (j->hints.hidden[i] > j->model.layers)
+            return err_set(
+                e, ERR_RANGE,
+                "model.onnx: metadata weighbridge.eagle_layers names state %u, expected 0 to %llu, the number "
+                "of layers of %s",
+                j->hints.hidden[i], (unsigned long long)j->model.layers, j->options->model);
+    memcpy(j->mode.hidden, j->hints.hidden, sizeof j->mode.hidden);
     return 0;
 }
 
@@ -71,7 +96,7 @@ static int choose_mode(struct export_job *j, struct err *e)
     if (decoder_eagle_layers(&j->mode, j->model.layers, e))
         return -1;
     if (j->hints.has_hidden)
-        memcpy(j->mode.hidden, j->hints.hidden, sizeof j->mode.hidden);
+        return take_hidden(j, e);
     return o->eagle_draft ? draft_layer_ids(j, o->eagle_draft, e) : 0;
 }
 
@@ -96,12 +121,13 @@ static void note_unused(struct export_job *j)
     size_t n, shown = 0;
     uint64_t tensors = 0;
     struct str s = { 0 };
+    char q[STR_QUOTED];
 
     model_unused(&j->model, &j->arena, &group, &n);
     for (size_t i = 0; i < n; i++) {
         tensors += group[i].tensors;
         if (shown++ < 5)
-            str_addf(&s, "%s%s", i ? ", " : "", group[i].pattern);
+            str_addf(&s, "%s%s", i ? ", " : "", str_quote(q, group[i].pattern));
     }
     if (n)
         notes_add(&j->notes, NOTE_INFO, "%llu tensor%s of the checkpoint %s not needed and ignored: %s%s",
@@ -166,7 +192,8 @@ static int decide_files(struct export_job *j, struct err *e)
     struct str text = { 0 };
     int ret;
 
-    layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena);
+    if (layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena, e))
+        return -1;
     j->side.arena = &j->arena;
     ret = j->model.draft ? draft_files(j, e) || draft_check_unused(j, e) : base_files(j, e);
     if (ret)

@@ -1,24 +1,8 @@
 #include "front/report.h"
-#include "base/json.h"
+#include "front/document.h"
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-
-json_t *report_u64(uint64_t v) { return json_integer((json_int_t)v); }
-
-static void put(json_t *o, const char *key, json_t *v) { json_object_set_new(o, key, v); }
-static void put_u64(json_t *o, const char *key, uint64_t v) { put(o, key, report_u64(v)); }
-static void put_text(json_t *o, const char *key, const char *v) { put(o, key, v ? json_string(v) : json_null()); }
-
-char *report_text(json_t *v)
-{
-    struct str s = { 0 };
-
-    json_print(&s, v, true, false);
-    str_adds(&s, "\n");
-    json_decref(v);
-    return s.s;
-}
 
 json_t *report_notes(const struct notes *n)
 {
@@ -31,15 +15,6 @@ json_t *report_notes(const struct notes *n)
         put_text(o, "text", n->v[i].text);
         json_array_append_new(list, o);
     }
-    return list;
-}
-
-json_t *report_shape(const uint64_t *shape, unsigned rank)
-{
-    json_t *list = json_array();
-
-    for (unsigned i = 0; i < rank; i++)
-        json_array_append_new(list, report_u64(shape[i]));
     return list;
 }
 
@@ -74,10 +49,10 @@ static json_t *tensor_entry(const struct export_job *j, const char *name, const 
 
     put_text(o, "name", name);
     put_text(o, "file", p ? j->layout.file[p->file].name : "model.onnx");
-    put(o, "offset", p ? report_u64(p->off) : json_null());
+    put(o, "offset", p ? document_u64(p->off) : json_null());
     put_u64(o, "bytes", recipe_bytes(r));
     put_text(o, "dtype", dtype_name(r->dtype));
-    put(o, "shape", report_shape(r->shape, r->rank));
+    put(o, "shape", document_shape(r->shape, r->rank));
     if (!recipe_plain(r, &plain, &ignored)) {
         put_text(o, "source", plain.source->name);
         if (plain.gather)
@@ -204,7 +179,7 @@ static json_t *bytes(const struct export_job *j)
         put_u64(o, "read", j->plan.to_read);
         put_u64(o, "write", j->need ? j->need : j->layout.bytes + j->model_onnx);
     }
-    put(o, "disk_free", j->need ? report_u64(j->disk_free) : json_null());
+    put(o, "disk_free", j->need ? document_u64(j->disk_free) : json_null());
     return o;
 }
 

@@ -14,11 +14,6 @@ struct export_result {
 };
 json_t *report_export(const struct export_job *j, const struct export_result *r);
 
-/* JSON text that wb_free frees; takes the reference. */
-char *report_text(json_t *v);
-
 json_t *report_notes(const struct notes *n);
-json_t *report_shape(const uint64_t *shape, unsigned rank);
-json_t *report_u64(uint64_t v);
 
 #endif

@@ -1,4 +1,5 @@
 #include "front/roles.h"
+#include "base/str.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,20 +28,23 @@ static int by_value(const void *a, const void *b)
 static int index_values(struct walk *w)
 {
     size_t most = w->g->n_initializer;
+    char q[STR_QUOTED];
 
     for (size_t i = 0; i < w->g->n_node; i++)
         most += w->g->node[i]->n_output;
     w->made = arena_array(w->a, most + 1, sizeof *w->made);
     for (size_t i = 0; i < w->g->n_node; i++)
         for (size_t k = 0; k < w->g->node[i]->n_output; k++)
-            w->made[w->made_n++] = (struct made){ w->g->node[i]->output[k], w->g->node[i], 0 };
+            if (*w->g->node[i]->output[k]) /* "": an optional output that nobody wants */
+                w->made[w->made_n++] = (struct made){ w->g->node[i]->output[k], w->g->node[i], 0 };
     for (size_t i = 0; i < w->g->n_initializer; i++)
-        if (w->g->initializer[i]->name)
+        if (w->g->initializer[i]->name && *w->g->initializer[i]->name)
             w->made[w->made_n++] = (struct made){ w->g->initializer[i]->name, NULL, i };
     qsort(w->made, w->made_n, sizeof *w->made, by_value);
     for (size_t i = 1; i < w->made_n; i++)
-        if (*w->made[i].value && !strcmp(w->made[i].value, w->made[i - 1].value))
-            return err_set(w->e, ERR_FORMAT, "graph: value %s is made twice", w->made[i].value);
+        if (!strcmp(w->made[i].value, w->made[i - 1].value))
+            return err_set(w->e, ERR_FORMAT, "graph: value %s is made twice, expected one node or initializer for it",
+                           str_quote(q, w->made[i].value));
     return 0;
 }
 
@@ -75,17 +79,20 @@ static const char *before(const struct walk *w, const char *value, const char *o
 
 static int lost(struct walk *w, const char *value, const char *expected)
 {
+    char q[STR_QUOTED];
+
     return err_set(w->e, ERR_FORMAT, "graph: layer %u: value %s is not made by %s, so the weights cannot be told apart",
-                   w->layer, value ? value : "(none)", expected);
+                   w->layer, str_quote(q, value ? value : ""), expected);
 }
 
 static int assign(struct walk *w, const struct made *init, const char *weight, bool matrix)
 {
     struct role *r = &w->role[init->init];
+    char q[STR_QUOTED];
 
     if (r->weight && strcmp(r->weight, weight))
-        return err_set(w->e, ERR_FORMAT, "graph: initializer %s is used as %s and as %s", init->value, r->weight,
-                       weight);
+        return err_set(w->e, ERR_FORMAT, "graph: initializer %s is used as %s and as %s, expected one use",
+                       str_quote(q, init->value), r->weight, weight);
     *r = (struct role){ .weight = weight, .matrix = matrix, .layer = w->layer };
     return 0;
 }
@@ -146,9 +153,11 @@ static int linear(struct walk *w, const char *value, const char *module, const c
 
 static int same(struct walk *w, const char *value, const char *expected, const char *what)
 {
+    char q[STR_QUOTED], q2[STR_QUOTED];
+
     return !strcmp(value, expected) ? 0
                                     : err_set(w->e, ERR_FORMAT, "graph: layer %u: %s takes %s, expected %s", w->layer,
-                                              what, value, expected);
+                                              what, str_quote(q, value), str_quote(q2, expected));
 }
 
 /* h = Add(x, deepstack_embeds_<layer>), where the layer has one: gives x. */
@@ -273,12 +282,10 @@ static int attention(struct walk *w, const char *r, const char **h)
         return -1;
     plugin = node_of(w, before(w, before(w, y, "Cast"), "Reshape"), "AttentionPlugin");
     concat = node_of(w, before(w, input(plugin, 0), "Cast"), "Concat");
-    if (!concat || concat->n_input != 3)
-        return lost(w, y, "an AttentionPlugin over a Concat of q, k and v");
+    if (!concat || concat->n_input != 3 || plugin->n_input < 2)
+        return lost(w, y, "an AttentionPlugin over a Concat of q, k and v, and a cache");
     past = arena_printf(w->a, "past_key_values_%u", w->layer);
-    if (plugin->n_input < 2 || same(w, plugin->input[1], past, "the attention plugin"))
-        return -1;
-    if (cache_scale(w, plugin))
+    if (same(w, plugin->input[1], past, "the attention plugin") || cache_scale(w, plugin))
         return -1;
     for (size_t i = 0; i < 3; i++) {
         if (head_projection(w, concat->input[i], which[i], &x) || (first && same(w, x, first, "a projection")))

@@ -7,6 +7,7 @@
 #include <weighbridge.h>
 #include "base/json.h"
 #include "front/differences.h"
+#include "front/document.h"
 #include "front/front.h"
 #include "front/report.h"
 #include "front/roles.h"
@@ -16,7 +17,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define META_VOCAB "weighbridge.reduced_vocab"
+#define META_VOCAB    "weighbridge.reduced_vocab"
+#define META_TEMPLATE "weighbridge.chat_template"
 
 enum { TOLD_MOST = 1000, SIDEFILE_MOST = 1 << 28 };
 
@@ -29,12 +31,16 @@ void differ(struct differences *d, const char *what, const char *name, const cha
     if (json_array_size(d->list) >= TOLD_MOST)
         return;
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    if (vsnprintf(text, sizeof text, fmt, ap) >= (int)sizeof text)
+        strcpy(text + str_whole(text, sizeof text - 4), "...");
     va_end(ap);
+    for (char *p = text; *p; p++) /* one sentence, whatever is in a name */
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            *p = '?';
     o = json_object();
-    json_object_set_new(o, "what", json_string(what));
-    json_object_set_new(o, "name", json_string(name));
-    json_object_set_new(o, "text", json_string(text));
+    put_text(o, "what", what);
+    put_text(o, "name", name);
+    put_text(o, "text", text);
     json_array_append_new(d->list, o);
 }
 
@@ -62,7 +68,7 @@ static const char *out_path(struct verify *v, const char *name)
 
 static bool given_template(const struct verify *v)
 {
-    const char *how = onnx_metadata(v->onnx, "weighbridge.chat_template");
+    const char *how = onnx_metadata(v->onnx, META_TEMPLATE);
 
     return how && !strncmp(how, "file ", 5);
 }
@@ -104,8 +110,7 @@ static bool vocab_map_spoilt(struct verify *v)
 
 static int read_options(struct verify *v, struct err *e)
 {
-    const char *target = onnx_metadata(v->onnx, "weighbridge.target"),
-               *how = onnx_metadata(v->onnx, "weighbridge.chat_template");
+    const char *target = onnx_metadata(v->onnx, "weighbridge.target"), *how = onnx_metadata(v->onnx, META_TEMPLATE);
 
     if (!target || !how)
         return err_set(
@@ -225,8 +230,8 @@ static void compare_heads(struct verify *v)
 
         a.has_raw_data = b.has_raw_data = 0;
         if (!same_bytes(&a.base, &b.base))
-            differ(&v->d, "tensor", a.name ? a.name : "?",
-                   "%s: name, type, shape or place differ from what the checkpoint gives", a.name ? a.name : "?");
+            differ(&v->d, "tensor", onnx_name(&a),
+                   "%s: name, type, shape or place differ from what the checkpoint gives", onnx_name(&a));
     }
 }
 
@@ -248,6 +253,10 @@ static int compare_graph(struct verify *v, struct err *e)
         !same_text(v->onnx->graph->name, v->expected->graph->name) || v->onnx->ir_version != v->expected->ir_version)
         differ(&v->d, "graph", "model.onnx",
                "model.onnx: producer, IR version or graph name differ from what this version writes");
+    if (onnx_has_more(v->onnx))
+        differ(&v->d, "graph", "model.onnx",
+               "model.onnx: has fields that this version does not write, such as functions or sparse initializers, "
+               "which may change what it computes");
     LISTS(v, "opset", opset_import, opset_name);
     LISTS(v, "metadata", metadata_props, meta_name);
     GRAPH_LISTS(v, "node", node, node_name);
@@ -264,7 +273,7 @@ static int compare_graph(struct verify *v, struct err *e)
 static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, const struct role *role, int data_fd,
                                uint64_t data_n, struct err *e)
 {
-    struct verify_piece p = { .name = t->name ? t->name : "?", .bytes = t->raw_data.data, .fd = data_fd };
+    struct verify_piece p = { .name = onnx_name(t), .bytes = t->raw_data.data, .fd = data_fd };
     struct model *m = &v->job.model;
     const struct tensor *source;
     struct onnx_place place;
@@ -279,8 +288,8 @@ static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, con
         p.rows = v->job.vocab.id;
         p.rows_n = v->job.vocab.n;
     }
-    if (!source || (p.rows ? p.rows_n * source->shape[1] : source->elements) != n ||
-        t->data_type != dtype_onnx(DT_F16)) {
+    if (!source || (p.rows ? p.rows_n * source->shape[1] : source->elements) != n || !n ||
+        t->data_type != dtype_onnx(DT_F16) || !transform_find(TRANSFORM_CAST, source->dtype, DT_F16)) {
         differ(&v->d, "tensor", p.name, "%s: is used as %s, which %s", p.name, role->weight,
                source ? "has another size or type in the checkpoint" : "the checkpoint does not have");
         return 0;
@@ -303,7 +312,7 @@ static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, con
 /* Two floats from the calibration, inline. */
 static int compare_scale(struct verify *v, const Onnx__TensorProto *t, const struct role *role, struct err *e)
 {
-    const char *name = t->name ? t->name : "?";
+    const char *name = onnx_name(t);
     float scale[2] = { 0 };
 
     if (role->layer < v->job.model.layers && model_kv_scale(&v->job.model, role->layer, scale, e))
@@ -330,7 +339,7 @@ static int compare_initializers(struct verify *v, int data_fd, uint64_t data_n, 
     if (roles_find(g, &role, &layers, &v->arena, e))
         differ_err(&v->d, "graph", "model.onnx", e);
     for (size_t i = 0; i < g->n_initializer; i++) {
-        const char *name = g->initializer[i]->name ? g->initializer[i]->name : "?";
+        const char *name = onnx_name(g->initializer[i]);
 
         if (!role[i].weight)
             differ(&v->d, "tensor", name, "%s: the graph does not show what it is", name);
@@ -477,7 +486,7 @@ static void compare_sidefile(struct verify *v, const struct sidefile *f, struct 
 /* A chat template that was given as a file and is not given now: its hash stands in the metadata. */
 static void compare_given_template(struct verify *v, struct err *e)
 {
-    const char *name = "processed_chat_template.json", *how = onnx_metadata(v->onnx, "weighbridge.chat_template");
+    const char *name = "processed_chat_template.json", *how = onnx_metadata(v->onnx, META_TEMPLATE);
     char hash[32], *text;
     size_t n;
 
@@ -505,6 +514,16 @@ static void compare_sidefiles(struct verify *v, struct err *e)
 
 /* ------------------------------------------------------------------ the whole */
 
+/* Of a template that was given as a file then and is not now, the metadata is taken as it is. */
+static void take_template_metadata(struct verify *v)
+{
+    struct metadata *meta = v->job.meta;
+
+    for (size_t i = 0; i < v->job.meta_n; i++)
+        if (given_template(v) && !v->repeat.chat_template && !strcmp(meta[i].key, META_TEMPLATE))
+            meta[i].value = onnx_metadata(v->onnx, META_TEMPLATE);
+}
+
 static int verify_all(struct verify *v, struct err *e)
 {
     struct job_hints hints;
@@ -516,8 +535,7 @@ static int verify_all(struct verify *v, struct err *e)
     read_hints(v, &hints);
     if (job_prepare(&v->job, &v->repeat, &hints, e))
         return -1;
-    if (given_template(v) && !v->repeat.chat_template) /* the metadata is about the template that we have not */
-        v->job.meta[v->job.meta_n - 1].value = onnx_metadata(v->onnx, "weighbridge.chat_template");
+    take_template_metadata(v);
     if (compare_graph(v, e) || compare_data(v, e))
         return -1;
     v->d.files++; /* model.onnx */
@@ -529,13 +547,13 @@ static json_t *document(const struct verify *v)
 {
     json_t *o = json_object();
 
-    json_object_set_new(o, "out", json_string(v->o->out));
-    json_object_set_new(o, "model", json_string(v->o->model));
-    json_object_set_new(o, "ok", json_boolean(!json_array_size(v->d.list)));
-    json_object_set_new(o, "tensors", report_u64(v->d.tensors));
-    json_object_set_new(o, "files", report_u64(v->d.files));
-    json_object_set_new(o, "bytes", report_u64(v->d.bytes));
-    json_object_set(o, "differences", v->d.list);
+    put_text(o, "out", v->o->out);
+    put_text(o, "model", v->o->model);
+    put(o, "ok", json_boolean(!json_array_size(v->d.list)));
+    put_u64(o, "tensors", v->d.tensors);
+    put_u64(o, "files", v->d.files);
+    put_u64(o, "bytes", v->d.bytes);
+    put(o, "differences", json_incref(v->d.list));
     return o;
 }
 
@@ -553,7 +571,7 @@ int wb_verify(const struct wb_options *o, char **report, struct wb_error *error)
                     json_array_size(v.d.list), json_array_size(v.d.list) == 1 ? "" : "s",
                     json_string_value(json_object_get(json_array_get(v.d.list, 0), "text")));
         if (report)
-            *report = report_text(document(&v));
+            *report = document_text(document(&v));
     }
     json_decref(v.d.list);
     onnx_free(v.onnx);

@@ -52,6 +52,7 @@ static int read_family(struct reader *r)
     const struct family *f = family_by_name(type, arch);
     const char *dir = r->m->ckpt->dir;
     struct str known = { 0 };
+    char q[STR_QUOTED];
 
     if (f && f->text_key)
         r->config = nested(r->config, f->text_key);
@@ -70,13 +71,13 @@ static int read_family(struct reader *r)
     }
     supported(&known);
     if (type || arch)
-        err_set(r->e, ERR_UNSUPPORTED, "%s/config.json: model family \"%s\" is not supported; expected one of: %s", dir,
-                type ? type : arch, str_text(&known));
+        err_set(r->e, ERR_UNSUPPORTED, "%s/config.json: model family %s is not supported; expected one of: %s", dir,
+                str_quote(q, type ? type : arch), str_text(&known));
     else
         err_set(r->e, ERR_FORMAT,
-                "%s/config.json: has neither \"model_type\" nor \"architectures\", so the model family is unknown; "
+                "%s/config.json: %s neither \"model_type\" nor \"architectures\", so the model family is unknown; "
                 "expected a model_type of: %s",
-                dir, str_text(&known));
+                dir, r->config == r->m->ckpt->config ? "has" : "the text model in it has", str_text(&known));
     str_release(&known);
     return -1;
 }
@@ -147,13 +148,14 @@ static int read_bias(struct reader *r, enum bias rule, bool *v)
 static int read_activation(struct reader *r)
 {
     const char *act = "silu";
+    char q[STR_QUOTED];
     bool found;
 
     if (json_get_string(r->config, "hidden_act", &act, &found, r->e))
         return -1;
     if (strcmp(act, "silu") && strcmp(act, "swish"))
-        return err_set(r->e, ERR_UNSUPPORTED,
-                       "\"hidden_act\" is \"%s\", expected \"silu\": this model is not supported", act);
+        return err_set(r->e, ERR_UNSUPPORTED, "\"hidden_act\" is %s, expected \"silu\": this model is not supported",
+                       str_quote(q, act));
     return 0;
 }
 
@@ -179,13 +181,33 @@ static int read_tied(struct reader *r)
     return 0;
 }
 
-/* {rope_theta, rope_type, ...} of transformers 5, split into the two old keys. */
+/* Models with several kinds of attention have one set of parameters for each kind. */
+static int refuse_rope_by_layer(const json_t *parameters, struct err *e)
+{
+    char q[STR_QUOTED];
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)parameters, key, v)
+    {
+        if (json_is_object(v))
+            return err_set(e, ERR_UNSUPPORTED,
+                           "\"rope_parameters\" has an object %s, expected one set of parameters for all layers: the "
+                           "attention plugin takes no more, so this model is not supported",
+                           str_quote(q, key));
+    }
+    return 0;
+}
+
+/* {rope_theta, rope_type, ...} of transformers 5, split into the old keys. */
 static int read_rope_parameters(struct reader *r, const json_t *p)
 {
     const json_t *theta = json_object_get(p, "rope_theta"), *old = json_object_get(r->config, "rope_theta");
     const char *type = json_string_value(json_object_get(p, "rope_type"));
     json_t *scaling;
 
+    if (refuse_rope_by_layer(p, r->e))
+        return -1;
     if (theta && !json_is_number(theta))
         return err_set(r->e, ERR_FORMAT, "\"rope_parameters.rope_theta\" is %s, expected a number",
                        json_type_name(theta));
@@ -198,6 +220,7 @@ static int read_rope_parameters(struct reader *r, const json_t *p)
         r->m->rope_theta = json_copy((json_t *)theta);
     scaling = json_copy((json_t *)p);
     json_object_del(scaling, "rope_theta");
+    json_object_del(scaling, "partial_rotary_factor");
     if (json_object_size(scaling) == (type != NULL) && (!type || !strcmp(type, "default"))) {
         json_decref(scaling); /* says nothing beyond the base frequency */
         scaling = json_null();
@@ -244,13 +267,28 @@ static int read_rope(struct reader *r)
     return 0;
 }
 
+/* transformers 5 keeps it with the other parameters of rope. */
+static int read_partial_rotary(struct reader *r)
+{
+    const char *key = "partial_rotary_factor";
+    const json_t *old = json_object_get(r->config, key), *from = r->config;
+    bool found;
+
+    if (!old || json_is_null(old))
+        from = json_object_get(r->config, "rope_parameters");
+    r->m->partial_rotary_factor = 1.0;
+    if (json_get_double(from, key, &r->m->partial_rotary_factor, &found, r->e))
+        return -1;
+    r->m->partial_rotary = found ? json_copy(json_object_get(from, key)) : json_real(1.0);
+    return 0;
+}
+
 static int read_numbers(struct reader *r)
 {
     struct model *m = r->m;
     bool found;
 
     m->rms_norm_eps = m->family->defaults.rms_norm_eps;
-    m->partial_rotary_factor = 1.0;
     if (json_get_double(r->config, "rms_norm_eps", &m->rms_norm_eps, &found, r->e))
         return -1;
     if (!found)
@@ -258,10 +296,7 @@ static int read_numbers(struct reader *r)
                   m->rms_norm_eps, m->family->architecture);
     if (!(m->rms_norm_eps >= 0 && m->rms_norm_eps < 1))
         return err_set(r->e, ERR_RANGE, "\"rms_norm_eps\" is %g, expected 0 to 1", m->rms_norm_eps);
-    if (json_get_double(r->config, "partial_rotary_factor", &m->partial_rotary_factor, &found, r->e))
-        return -1;
-    m->partial_rotary = found ? json_copy(json_object_get(r->config, "partial_rotary_factor")) : json_real(1.0);
-    return 0;
+    return read_partial_rotary(r);
 }
 
 /* The 0.5 attention plugin sees the whole past: a window that is in use has no place in it. */
@@ -272,8 +307,11 @@ static int read_window(struct reader *r)
     const struct family *f = r->m->family;
     uint64_t window = key ? 0 : f->defaults.sliding_window, from = 0;
     bool found, on = !f->window_by_switch;
+    char q[STR_QUOTED];
     size_t i;
 
+    if (types && !json_is_null(types) && !json_is_array(types))
+        return err_set(r->e, ERR_FORMAT, "\"layer_types\" is %s, expected a list", json_type_name(types));
     if (types && !json_is_null(types) && json_array_size(types) != r->m->layers)
         return err_set(r->e, ERR_FORMAT, "\"layer_types\" has %zu entries, expected \"num_hidden_layers\" = %llu",
                        json_array_size(types), (unsigned long long)r->m->layers);
@@ -284,9 +322,8 @@ static int read_window(struct reader *r)
         if (!type || strcmp(type, "full_attention"))
             return err_set(
                 r->e, ERR_UNSUPPORTED,
-                "\"layer_types\": layer %zu is \"%s\", expected \"full_attention\": the attention plugin has no "
-                "other kind",
-                i, type ? type : json_type_name(t));
+                "\"layer_types\": layer %zu is %s, expected \"full_attention\": the attention plugin has no other kind",
+                i, type ? str_quote(q, type) : json_type_name(t));
     }
     if (json_get_bool(r->config, "use_sliding_window", &on, &found, r->e) ||
         json_get_u64(r->config, "sliding_window", &window, &found, r->e) ||

@@ -17,8 +17,10 @@ static const char *const prefixes[] = { "model.",
                                         "" };
 static const char *const heads[] = { "lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight",
                                      "thinker.lm_head.weight" };
-/* One of these is enough to recognise a prefix: the missing rest is then reported under it. */
+/* Two of these show a prefix; whatever else is missing is then reported under it. */
 static const char *const landmarks[] = { "layers.0.input_layernorm.weight", "embed_tokens.weight", "norm.weight" };
+
+enum { LAYER_TENSORS = 2 /* every layer has at least its norms */ };
 
 struct want {
     const char *name;    /* as it should be called in the file */
@@ -37,6 +39,7 @@ static bool prefix_is_there(const struct checkpoint *c, struct arena *a, const c
 int weights_probe(struct model *m, struct err *e)
 {
     const struct checkpoint *c = m->ckpt;
+    char q[STR_QUOTED];
 
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         if (!prefix_is_there(c, m->arena, prefixes[i]))
@@ -53,7 +56,13 @@ int weights_probe(struct model *m, struct err *e)
             e, ERR_FORMAT,
             "%s: no text decoder found: expected tensors such as model.embed_tokens.weight and "
             "model.layers.0.input_layernorm.weight (the prefix may differ); found %zu tensors, the first is %s",
-            c->dir, c->tensors_n, c->tensors_n ? c->tensor[0].name : "none");
+            c->dir, c->tensors_n, str_quote(q, c->tensors_n ? c->tensor[0].name : ""));
+    if (m->layers * LAYER_TENSORS > c->tensors_n) /* before a graph of that size is built */
+        return err_set(
+            e, ERR_FORMAT,
+            "%s/config.json: \"num_hidden_layers\" is %llu, but the checkpoint has %zu tensors, fewer than %d "
+            "for each layer: give a complete checkpoint",
+            c->dir, (unsigned long long)m->layers, c->tensors_n, LAYER_TENSORS);
     for (size_t i = 0; i < sizeof heads / sizeof *heads && !m->head_name; i++)
         if (ckpt_find(c, heads[i]))
             m->head_name = heads[i];
@@ -61,7 +70,16 @@ int weights_probe(struct model *m, struct err *e)
     return 0;
 }
 
-static const char *draft_name(const struct model *m, const char *name);
+/* A draft's first layer is "midlayer" in most files, "layers.0" in some. */
+static const char *draft_name(const struct model *m, const char *name)
+{
+    const char *full = arena_printf(m->arena, "%s%s", m->prefix, name), *mid;
+
+    if (ckpt_find(m->ckpt, full) || strncmp(name, "layers.0.", 9))
+        return full;
+    mid = arena_printf(m->arena, "%smidlayer.%s", m->prefix, name + 9);
+    return ckpt_find(m->ckpt, mid) ? mid : full;
+}
 
 /* Layers that the file has, without a gap. */
 static uint64_t draft_layers(const struct model *m)
@@ -122,17 +140,6 @@ static void remember(struct model *m, const char *name, const char *problem)
     m->wrong[m->wrong_n++] = (struct want){ name, problem };
 }
 
-/* A draft's first layer is "midlayer" in most files, "layers.0" in some. */
-static const char *draft_name(const struct model *m, const char *name)
-{
-    const char *full = arena_printf(m->arena, "%s%s", m->prefix, name), *mid;
-
-    if (ckpt_find(m->ckpt, full) || strncmp(name, "layers.0.", 9))
-        return full;
-    mid = arena_printf(m->arena, "%smidlayer.%s", m->prefix, name + 9);
-    return ckpt_find(m->ckpt, mid) ? mid : full;
-}
-
 static const char *name_in_file(const struct model *m, const char *name)
 {
     if (m->draft)
@@ -154,6 +161,7 @@ const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0
     const char *full = name_in_file(m, name);
     const struct tensor *t = ckpt_find(m->ckpt, full);
     struct tensor *right = arena_alloc(m->arena, sizeof *right);
+    char q[STR_QUOTED];
 
     *right =
         (struct tensor){ .name = full, .dtype = DT_F16, .dtype_text = "F16", .rank = d1 ? 2 : 1, .shape = { d0, d1 } };
@@ -169,7 +177,9 @@ const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0
         return right;
     }
     if (!transform_find(TRANSFORM_CAST, t->dtype, DT_F16)) {
-        remember(m, full, arena_printf(m->arena, "is stored as %s, expected F32, BF16 or F16", t->dtype_text));
+        remember(m, full,
+                 arena_printf(m->arena, "is stored as %s, expected F32, BF16 or F16",
+                              t->dtype ? dtype_name(t->dtype) : str_quote(q, t->dtype_text)));
         return right;
     }
     return t;
@@ -201,40 +211,41 @@ struct line {
     size_t n;
 };
 
-static struct line *line_of(struct line *line, size_t n, const char *pattern, const char *problem)
+/* Wants of one pattern and problem share a line; beyond ERR_LINES there is none. */
+static struct line *line_of(struct line *line, size_t *n, const char *pattern, const struct want *want)
 {
-    for (size_t i = 0; i < n; i++)
-        if (!strcmp(line[i].pattern, pattern) && !strcmp(line[i].problem, problem))
+    for (size_t i = 0; i < *n; i++)
+        if (!strcmp(line[i].pattern, pattern) && !strcmp(line[i].problem, want->problem))
             return &line[i];
-    return NULL;
+    if (*n == ERR_LINES)
+        return NULL;
+    line[*n] = (struct line){ pattern, want->problem, want->name, 0 };
+    return &line[(*n)++];
 }
 
 int model_check(const struct model *m, struct err *e)
 {
-    struct line *line = arena_array(m->arena, m->wrong_n, sizeof *line), *l;
+    struct line line[ERR_LINES], *l;
     struct str s = { 0 };
-    size_t n = 0;
+    size_t n = 0, more = 0;
 
     if (!m->wrong_n)
         return 0;
     for (size_t i = 0; i < m->wrong_n; i++) {
-        const char *pattern = name_pattern(m->arena, m->wrong[i].name);
-
-        if (!(l = line_of(line, n, pattern, m->wrong[i].problem))) {
-            l = &line[n++];
-            *l = (struct line){ pattern, m->wrong[i].problem, m->wrong[i].name, 0 };
-        }
-        l->n++;
+        if ((l = line_of(line, &n, name_pattern(m->arena, m->wrong[i].name), &m->wrong[i])))
+            l->n++;
+        else
+            more++;
     }
-    for (size_t i = 0; i < n && i < ERR_LINES; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (line[i].n > 1)
             str_addf(&s, "\n  %s (%zu of them, first %s) %s", line[i].pattern, line[i].n, line[i].first,
                      line[i].problem);
         else
             str_addf(&s, "\n  %s %s", line[i].first, line[i].problem);
     }
-    if (n > ERR_LINES)
-        str_addf(&s, "\n  and %zu more kinds", n - ERR_LINES);
+    if (more)
+        str_addf(&s, "\n  and %zu more", more);
     err_set(e, ERR_FORMAT,
             "%s: %zu needed tensor%s missing or unfit, so nothing was written; give a complete checkpoint:%s",
             m->ckpt->dir, m->wrong_n, m->wrong_n == 1 ? " is" : "s are", str_text(&s));
