@@ -341,7 +341,7 @@ static int op_global(struct machine *m)
 
 static int op_call(struct machine *m)
 {
-    struct value args, called;
+    struct value args = { 0 }, called = { 0 };
 
     if (pop(m, &args) || pop(m, &called))
         return -1;
@@ -391,7 +391,7 @@ static int add_all(struct machine *m, enum kind kind, const struct value *v, siz
 
 static int op_append(struct machine *m)
 {
-    struct value v;
+    struct value v = { 0 };
 
     return pop(m, &v) ? -1 : add_all(m, LIST, &v, 1);
 }
@@ -399,7 +399,7 @@ static int op_append(struct machine *m)
 static int op_appends(struct machine *m)
 {
     const struct value *v;
-    size_t n;
+    size_t n = 0;
 
     return pop_mark(m, &v, &n) ? -1 : add_all(m, LIST, v, n);
 }
@@ -414,7 +414,7 @@ static int op_set_item(struct machine *m)
 static int op_set_items(struct machine *m)
 {
     const struct value *v;
-    size_t n;
+    size_t n = 0;
 
     return pop_mark(m, &v, &n) ? -1 : add_all(m, DICT, v, n);
 }
@@ -422,7 +422,7 @@ static int op_set_items(struct machine *m)
 /* The attributes of an object: a state dict has _metadata, the version of each module. No weights: dropped. */
 static int op_attributes(struct machine *m)
 {
-    struct value state;
+    struct value state = { 0 };
 
     if (pop(m, &state))
         return -1;
