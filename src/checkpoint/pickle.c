@@ -356,8 +356,8 @@ static int op_empty_dict(struct machine *m) { return push_items(m, DICT, NULL, 0
 
 static int op_tuple(struct machine *m)
 {
-    const struct value *v;
-    size_t n;
+    const struct value *v = NULL;
+    size_t n = 0;
 
     return pop_mark(m, &v, &n) ? -1 : push_items(m, TUPLE, v, n);
 }
@@ -398,7 +398,7 @@ static int op_append(struct machine *m)
 
 static int op_appends(struct machine *m)
 {
-    const struct value *v;
+    const struct value *v = NULL;
     size_t n = 0;
 
     return pop_mark(m, &v, &n) ? -1 : add_all(m, LIST, v, n);
@@ -413,7 +413,7 @@ static int op_set_item(struct machine *m)
 
 static int op_set_items(struct machine *m)
 {
-    const struct value *v;
+    const struct value *v = NULL;
     size_t n = 0;
 
     return pop_mark(m, &v, &n) ? -1 : add_all(m, DICT, v, n);
@@ -434,7 +434,7 @@ static int op_attributes(struct machine *m)
 /* Writers number the memo upwards. */
 static int memo_put(struct machine *m, unsigned bytes)
 {
-    struct value v;
+    struct value v = { 0 };
     uint64_t i;
 
     if (take_number(m, bytes, &i) || pop(m, &v) || push(m, v))
@@ -467,7 +467,7 @@ static int op_get4(struct machine *m) { return memo_get(m, 4); }
 static int op_persistent(struct machine *m)
 {
     static const enum kind expected[] = { TEXT, GLOBAL, TEXT, TEXT, NUMBER };
-    struct value id;
+    struct value id = { 0 };
 
     if (pop(m, &id))
         return -1;
