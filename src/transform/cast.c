@@ -44,27 +44,28 @@ void cast_f16_f16_ref(struct job *j) { cast_ref(j, 2, f16_at); }
 
 typedef void count_fn(const uint8_t *src, struct counters *c);
 
-LANE void count_step(const uint32_t abs[STEP], struct counters *c)
+/* Signed, as compilers have vector compares for those; no |x| has the upper bit. */
+LANE void count_step(const int32_t abs[STEP], struct counters *c)
 {
-    uint32_t overflow = 0, flushed = 0, nan = 0, worst = c->worst;
+    const int32_t overflows = F32_OVERFLOWS, infinity = F32_INFINITY, flushes = F32_FLUSHES;
+    int32_t overflow = 0, flushed = 0, nan = 0, worst = (int32_t)c->worst;
 
     for (int i = 0; i < STEP; i++) {
-        uint32_t finite = abs[i] < F32_INFINITY ? abs[i] : 0;
-
-        overflow += finite >= F32_OVERFLOWS;
-        flushed += abs[i] - 1 < F32_FLUSHES;
-        nan += abs[i] > F32_INFINITY;
-        worst = finite >= F32_OVERFLOWS && finite > worst ? finite : worst;
+        overflow += (abs[i] >= overflows) & (abs[i] < infinity);
+        flushed += (abs[i] > 0) & (abs[i] <= flushes);
+        nan += abs[i] > infinity;
     }
-    c->overflow += overflow;
-    c->flushed += flushed;
-    c->nan += nan;
-    c->worst = worst;
+    for (int i = 0; overflow && i < STEP; i++)
+        worst = abs[i] < infinity && abs[i] > worst ? abs[i] : worst;
+    c->overflow += (uint32_t)overflow;
+    c->flushed += (uint32_t)flushed;
+    c->nan += (uint32_t)nan;
+    c->worst = (uint32_t)worst;
 }
 
 static void count_f32(const uint8_t *src, struct counters *c)
 {
-    uint32_t x[STEP];
+    int32_t x[STEP];
 
     memcpy(x, src, sizeof x);
     for (int i = 0; i < STEP; i++)
@@ -75,11 +76,11 @@ static void count_f32(const uint8_t *src, struct counters *c)
 static void count_bf16(const uint8_t *src, struct counters *c)
 {
     uint16_t x[STEP];
-    uint32_t abs[STEP];
+    int32_t abs[STEP];
 
     memcpy(x, src, sizeof x);
     for (int i = 0; i < STEP; i++)
-        abs[i] = (uint32_t)(x[i] & 0x7fff) << 16;
+        abs[i] = (x[i] & 0x7fff) << 16;
     count_step(abs, c);
 }
 
