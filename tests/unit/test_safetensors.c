@@ -197,12 +197,12 @@ static void ranges_that_do_not_tile(void **state)
 {
     static const struct refusal cases[] = {
         { "{" T("a", "F16", "[4]", "[0,8]") "," T("b", "F16", "[4]", "[16,24]") "}", 24,
-          "hole of 8 bytes at offset 8 of the data (byte 122 of the file), before tensor \"b\"" },
-        { "{" T("a", "F16", "[4]", "[1,9]") "}", 9, "hole of 1 bytes at offset 0 of the data (byte 64 of the file)" },
+          "hole of 8 bytes at offset 8 of the data (byte 125 of the file), before tensor \"b\"" },
+        { "{" T("a", "F16", "[4]", "[1,9]") "}", 9, "hole of 1 bytes at offset 0 of the data (byte 62 of the file)" },
         { "{" T("a", "X99", "[4]", "[2,9]") "}", 9, "hole of 2 bytes at offset 0" },
         { "{" T("a", "F16", "[0]", "[2,2]") "}", 2, "hole of 2 bytes at offset 0" },
         { "{" T("a", "F16", "[4]", "[0,8]") "}", 13,
-          "5 bytes behind the last tensor, at offset 8 of the data (byte 72 of the file)" },
+          "5 bytes behind the last tensor, at offset 8 of the data (byte 70 of the file)" },
         { "{}", 1, "1 bytes behind the last tensor, at offset 0" },
         { "{" T("a", "F16", "[4]", "[0,8]") "," T("b", "F16", "[4]", "[7,15]") "}", 15,
           "tensors \"a\" [0, 8) and \"b\" [7, 15) overlap" },
