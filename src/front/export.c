@@ -10,21 +10,6 @@
 #include <string.h>
 #include <sys/resource.h>
 
-const char *wb_version(void) { return WEIGHBRIDGE_VERSION; }
-void wb_free(char *p) { free(p); }
-
-int front_result(const struct err *e, struct wb_error *out)
-{
-    if (out) {
-        out->status = e->kind == ERR_NONE        ? WB_OK
-                      : e->kind == ERR_USAGE     ? WB_USAGE
-                      : e->kind == ERR_CANCELLED ? WB_CANCELLED
-                                                 : WB_FAILED;
-        memcpy(out->message, e->msg, sizeof out->message < sizeof e->msg ? sizeof out->message : sizeof e->msg);
-    }
-    return e->kind ? -1 : 0;
-}
-
 int wb_plan(const struct wb_options *o, char **plan, struct wb_error *error)
 {
     struct export_job j;
@@ -54,13 +39,6 @@ static int relay_progress(void *user, const struct run_progress *p)
     return o->progress ? o->progress(o->user, &out) : 0;
 }
 
-static void relay_warnings(const struct wb_options *o, const struct notes *n, size_t from)
-{
-    for (size_t i = from; i < n->n && o->warning; i++)
-        if (n->v[i].warning)
-            o->warning(o->user, n->v[i].text);
-}
-
 static int write_model(struct export_job *j, const struct outdir *out, struct err *e)
 {
     struct str bytes = { 0 };
@@ -76,36 +54,18 @@ out:
     return ret;
 }
 
-static void note_counters(struct notes *n, const char *name, const struct recipe *r, const struct counters *c,
-                          size_t *shown)
-{
-    unsigned long long all = recipe_elements(r);
-    float worst;
-
-    if (!(c->overflow || c->flushed || c->nan) || ++*shown > ERR_LINES)
-        return;
-    memcpy(&worst, &c->worst, sizeof worst);
-    if (c->overflow)
-        notes_add(n, NOTE_STRICT, "%s: %llu of %llu values became infinite in fp16, the largest is %g", name,
-                  (unsigned long long)c->overflow, all, (double)worst);
-    if (c->flushed)
-        notes_add(n, NOTE_STRICT, "%s: %llu of %llu values became zero in fp16", name, (unsigned long long)c->flushed,
-                  all);
-    if (c->nan)
-        notes_add(n, NOTE_STRICT, "%s: %llu of %llu values are NaN", name, (unsigned long long)c->nan, all);
-}
-
 /* What the casts lost, known only now. */
 static void note_losses(struct export_job *j, const struct run_result *run)
 {
-    size_t shown = 0;
+    size_t lossy = 0;
 
     for (size_t i = 0; i < j->graph.init_n; i++)
-        note_counters(&j->notes, j->graph.init[i].name, j->graph.init[i].recipe, &j->tensor[i].counters, &shown);
+        front_note_losses(&j->notes, j->graph.init[i].name, recipe_elements(j->graph.init[i].recipe),
+                          &j->tensor[i].counters, &lossy);
     for (size_t i = 0; i < j->layout.items_n; i++)
-        note_counters(&j->notes, j->layout.item[i].name, j->layout.item[i].recipe, &run->item[i].counters, &shown);
-    if (shown > ERR_LINES)
-        notes_add(&j->notes, NOTE_STRICT, "and %zu more tensors lost values in the cast to fp16", shown - ERR_LINES);
+        front_note_losses(&j->notes, j->layout.item[i].name, recipe_elements(j->layout.item[i].recipe),
+                          &run->item[i].counters, &lossy);
+    front_note_more_losses(&j->notes, lossy);
 }
 
 static int move_bytes(struct export_job *j, struct outdir *out, struct export_result *r, struct err *e)
@@ -121,7 +81,7 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct export_re
         pipeline_run(&j->plan, out->fd, out->partial, &run, &r->run, e))
         return -1;
     note_losses(j, &r->run);
-    relay_warnings(o, &j->notes, told);
+    front_warn(o, &j->notes, told);
     return o->strict ? notes_strict(&j->notes, e) : 0;
 }
 
@@ -161,7 +121,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     }
     if (job_prepare(&j, o, &(struct job_hints){ 0 }, &e))
         goto out;
-    relay_warnings(o, &j.notes, 0);
+    front_warn(o, &j.notes, 0);
     if (job_may_write(&j, &e) || outdir_create(&out, o->out, j.out_exists, &j.arena, &e) ||
         move_bytes(&j, &out, &r, &e) || outdir_publish(&out, &e))
         goto out;

@@ -1,10 +1,20 @@
-/* front.h - inside the front folder: from our errors to the caller's. */
+/* front.h - inside the front folder: from our errors and notes to the caller's. */
 #ifndef FRONT_FRONT_H
 #define FRONT_FRONT_H
 #include <weighbridge.h>
 #include "base/err.h"
+#include "base/notes.h"
+#include "transform/transform.h"
 
 /* 0 or -1, and *out from e (a NULL `out` is allowed). */
 int front_result(const struct err *e, struct wb_error *out);
+
+/* Warnings from the `from`th note on, to the caller's function. */
+void front_warn(const struct wb_options *o, const struct notes *n, size_t from);
+
+/* What a tensor lost in a cast to fp16. `lossy` counts tensors; beyond ERR_LINES they are only counted ... */
+void front_note_losses(struct notes *n, const char *tensor, uint64_t elements, const struct counters *c, size_t *lossy);
+/* ... and this says how many there are. */
+void front_note_more_losses(struct notes *n, size_t lossy);
 
 #endif

@@ -167,14 +167,6 @@ static int make_header(struct process *p, struct str *out, struct err *e)
     return 0;
 }
 
-static void note_losses(struct process *p, const char *name, const struct counters *c)
-{
-    if (!(c->overflow || c->flushed || c->nan) || ++p->lossy > ERR_LINES)
-        return;
-    notes_add(&p->notes, NOTE_STRICT, "%s: in fp16 %llu values became infinite and %llu zero, %llu are NaN", name,
-              (unsigned long long)c->overflow, (unsigned long long)c->flushed, (unsigned long long)c->nan);
-}
-
 static int write_tensor(struct process *p, int fd, const char *shown, const struct tensor *t, float scale,
                         struct err *e)
 {
@@ -198,7 +190,7 @@ static int write_tensor(struct process *p, int fd, const char *shown, const stru
     j.dst_pitch = j.rows * 2;
     transform_best(transpose)(&j);
     counters_add(&lost, &j.counters);
-    note_losses(p, t->name, &lost);
+    front_note_losses(&p->notes, t->name, t->elements, &lost, &p->lossy);
     ret = file_pwrite(fd, shown, dst, t->elements * 2, p->off, e);
     p->off += t->elements * 2;
 out:
@@ -228,19 +220,11 @@ static int write_weights(struct process *p, const struct str *header, struct err
                       write_tensor(p, fd, shown, p->pair[i].b, (float)p->pair[i].scale, e)
                   ? -1
                   : 0;
-    if (p->lossy > ERR_LINES)
-        notes_add(&p->notes, NOTE_STRICT, "and %zu more tensors lost values in the cast to fp16", p->lossy - ERR_LINES);
+    front_note_more_losses(&p->notes, p->lossy);
     return file_finish(fd, shown, ret, e);
 }
 
 /* ---- the whole ---- */
-
-static void tell(const struct process *p, size_t from)
-{
-    for (size_t i = from; i < p->notes.n && p->o->warning; i++)
-        if (p->notes.v[i].warning)
-            p->o->warning(p->o->user, p->notes.v[i].text);
-}
 
 static int check_strict(const struct process *p, struct err *e)
 {
@@ -258,7 +242,7 @@ static int process(struct process *p, const struct str *header, struct err *e)
         file_copy(p->adapter.config_path, p->out.fd, "config.json",
                   arena_printf(&p->arena, "%s/config.json", p->out.partial), e))
         return -1;
-    tell(p, told);
+    front_warn(o, &p->notes, told);
     return check_strict(p, e) || outdir_publish(&p->out, e) ? -1 : 0;
 }
 
@@ -298,7 +282,7 @@ int wb_lora_process(const struct wb_options *o, char **report, struct wb_error *
     if (adapter_open(&p.adapter, o->model, &p.arena, &p.notes, &e) || choose_pairs(&p, &e) ||
         make_header(&p, &header, &e))
         goto out;
-    tell(&p, 0);
+    front_warn(o, &p.notes, 0);
     if (!process(&p, &header, &e) && report)
         *report = document_text(document(&p));
 out:
