@@ -3,7 +3,7 @@
 # directory, puts the committed files of this repository into it and nothing else, and runs scripts/demo.sh there, which
 # must say Paris, then scripts/test.sh.
 #
-#     scripts/check-clean.sh [demo|test|all]        (default all; as root; needs debootstrap and git)
+#     scripts/check-clean.sh [demo|test|all [ARGUMENTS FOR PYTEST]]        (default all; as root; needs debootstrap and git)
 #
 # Packages come from where this machine gets its own: apt's and pip's configuration, CA certificates and proxy variables are
 # carried over.  What is mounted inside is in a mount namespace of this script and goes with it.  KEEP=1 leaves the directory.
@@ -15,9 +15,10 @@ case $what in demo | test | all) ;; *)
     exit 2
     ;;
 esac
+pytest_arguments=("${@:2}")
 cd "$(dirname "$0")/.."
 if [ "${WEIGHBRIDGE_UNSHARED-}" != 1 ]; then
-    WEIGHBRIDGE_UNSHARED=1 exec unshare --mount --propagation private scripts/check-clean.sh "$what"
+    WEIGHBRIDGE_UNSHARED=1 exec unshare --mount --propagation private scripts/check-clean.sh "$what" "${pytest_arguments[@]}"
 fi
 
 home=$(mktemp -d "${TMPDIR:-/tmp}/weighbridge-clean.XXXXXX")
@@ -81,6 +82,6 @@ if [ "$what" != test ]; then
 fi
 if [ "$what" != demo ]; then
     echo "== scripts/test.sh"
-    inside sh -c 'cd /weighbridge && scripts/test.sh'
+    inside sh -c 'cd /weighbridge && exec scripts/test.sh "$@"' test "${pytest_arguments[@]}"
 fi
 echo "== a bare machine is enough"
