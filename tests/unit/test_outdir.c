@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "scratch.h"
@@ -18,7 +19,7 @@
 /* ------------------------------------------------------------------------------------------------ renames that fail */
 
 /* Ours stand in front of libc's: a file system without exchange, or one that fails, is a matter of numbers. */
-static int renameat2_code, rename_fails_at, renames;
+static int renameat2_code, rename_fails_at, renames, flock_code;
 static const char *stuck; /* a file that cannot be removed */
 
 int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
@@ -39,6 +40,15 @@ int rename(const char *from, const char *to)
     return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
 
+int flock(int fd, int how)
+{
+    if (flock_code) {
+        errno = flock_code;
+        return -1;
+    }
+    return (int)syscall(SYS_flock, fd, how);
+}
+
 int unlinkat(int fd, const char *name, int flags)
 {
     if (stuck && !strcmp(name, stuck)) {
@@ -54,7 +64,7 @@ static struct arena arena;
 
 static int begin(void **state)
 {
-    renameat2_code = rename_fails_at = renames = 0;
+    renameat2_code = rename_fails_at = renames = flock_code = 0;
     stuck = NULL;
     if (scratch_make(state))
         return -1;
@@ -475,6 +485,33 @@ static void partial_that_is_a_link_or_a_file(void **state)
     assert_file("model/config.json", "{}");
 }
 
+/* Not even where it cannot be removed is a link followed. */
+static void stuck_link(void **state)
+{
+    struct outdir o;
+    struct err e = { 0 };
+
+    (void)state;
+    scratch_dir("out.partial");
+    scratch_text(MARK, "");
+    assert_int_equal(symlink("../model", scratch_path("out.partial/link")), 0);
+    stuck = "link";
+    assert_int_equal(outdir_create(&o, scratch_path("out"), false, &arena, &e), -1);
+    assert_says(&e, ERR_IO, "what an earlier run left there cannot be removed");
+    assert_file("model/config.json", "{}");
+}
+
+static void file_system_without_locks(void **state)
+{
+    struct outdir o;
+    struct err e = { 0 };
+
+    (void)state;
+    flock_code = ENOLCK;
+    assert_int_equal(outdir_create(&o, scratch_path("out"), false, &arena, &e), -1);
+    assert_says(&e, ERR_IO, "cannot be locked: give an output directory on a file system with locks");
+}
+
 /* A child that holds OUT.partial until it is killed. */
 static pid_t hold(void)
 {
@@ -573,6 +610,8 @@ int main(void)
         TEST(out_that_vanished_meanwhile),
         TEST(leftovers),
         TEST(partial_that_is_a_link_or_a_file),
+        TEST(stuck_link),
+        TEST(file_system_without_locks),
         TEST(locked_by_another_process),
         TEST(older_export_is_marked_before_it_goes),
         TEST(mark_goes_last),
