@@ -44,6 +44,13 @@ void str_release(struct str *b)
     *b = (struct str){ 0 };
 }
 
+bool str_ends(const char *s, const char *ending)
+{
+    size_t n = strlen(s), k = strlen(ending);
+
+    return n >= k && !strcmp(s + n - k, ending);
+}
+
 const char *str_text(const struct str *b) { return b->s ? b->s : ""; }
 
 const char *str_bytes(char out[24], unsigned long long bytes)

@@ -2,6 +2,7 @@
 #ifndef BASE_STR_H
 #define BASE_STR_H
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 struct str {
@@ -13,6 +14,7 @@ void str_add(struct str *b, const void *p, size_t n);
 void str_adds(struct str *b, const char *s);
 void str_addf(struct str *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void str_release(struct str *b);
+bool str_ends(const char *s, const char *ending);
 /* The text, "" while empty; valid until the next change. */
 const char *str_text(const struct str *b);
 /* "1.5 GB", "990 bytes": decimal units, for people. `out` holds 24 bytes. */

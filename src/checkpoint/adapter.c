@@ -148,7 +148,7 @@ static enum half split_name(const char *name, const char **module, struct arena 
     if (!strncmp(name, base, sizeof base - 1))
         name += sizeof base - 1;
     for (size_t i = 0; i < sizeof halves / sizeof *halves; i++)
-        if (ends_with(name, halves[i].suffix) && strlen(name) > strlen(halves[i].suffix)) {
+        if (str_ends(name, halves[i].suffix) && strlen(name) > strlen(halves[i].suffix)) {
             *module = arena_memdup(a, name, strlen(name) - strlen(halves[i].suffix));
             return halves[i].half;
         }

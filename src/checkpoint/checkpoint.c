@@ -211,7 +211,7 @@ const char *ckpt_describe(const struct checkpoint *c, const struct tensor *t, st
     return text;
 }
 
-static int open_unchanged(const struct ckpt_file *file, struct err *e)
+int ckpt_open_source(const struct ckpt_file *file, struct err *e)
 {
     struct file_id now;
     int fd = open_input(file->path, &now, e);
@@ -225,7 +225,7 @@ static int open_unchanged(const struct ckpt_file *file, struct err *e)
 int ckpt_read(const struct checkpoint *c, const struct tensor *t, void *buf, struct err *e)
 {
     const struct ckpt_file *file = &c->file[t->file];
-    int fd = open_unchanged(file, e), ret;
+    int fd = ckpt_open_source(file, e), ret;
 
     if (fd < 0)
         return -1;
@@ -239,7 +239,7 @@ int ckpt_read_rows(const struct checkpoint *c, const struct tensor *t, const int
 {
     const struct ckpt_file *file = &c->file[t->file];
     size_t row = n ? t->bytes / t->shape[0] : 0; /* a tensor without rows has none to ask for */
-    int fd = open_unchanged(file, e), ret = 0;
+    int fd = ckpt_open_source(file, e), ret = 0;
 
     if (fd < 0)
         return -1;

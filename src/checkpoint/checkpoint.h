@@ -15,6 +15,7 @@
 #include "base/dtype.h"
 #include "base/err.h"
 #include "base/notes.h"
+#include "base/str.h"
 #include "io/file.h"
 
 enum { TENSOR_RANK_MAX = 8 };
@@ -74,6 +75,11 @@ void ckpt_close(struct checkpoint *c);
 const struct tensor *ckpt_find(const struct checkpoint *c, const char *name); /* NULL: not there */
 /* "[320, 80] BF16 in model-00001-of-00005.safetensors" */
 const char *ckpt_describe(const struct checkpoint *c, const struct tensor *t, struct arena *a);
+/* "[320, 80]" */
+void shape_print(struct str *out, const struct tensor *t);
+/* The file again, for reading; an error when it is not the file any more that ckpt_open saw. file_close gives it back.
+ */
+int ckpt_open_source(const struct ckpt_file *file, struct err *e);
 /* Reads a whole tensor, for the small ones that stay inline. `buf` holds t->bytes. */
 int ckpt_read(const struct checkpoint *c, const struct tensor *t, void *buf, struct err *e);
 /* The same of n rows of a tensor [r, c], each below r, one behind the other. */

@@ -52,7 +52,7 @@ static struct listing matching(const struct chooser *s, const char *suffix)
     struct listing found = { .name = arena_array(s->a, s->l->n, sizeof *found.name) };
 
     for (size_t i = 0; i < s->l->n; i++)
-        if (ends_with(s->l->name[i], suffix) && !never_the_model(s->w->container, s->l->name[i]))
+        if (str_ends(s->l->name[i], suffix) && !never_the_model(s->w->container, s->l->name[i]))
             found.name[found.n++] = s->l->name[i];
     return found;
 }
@@ -182,7 +182,7 @@ static bool choose_preferred(struct chooser *s)
     for (size_t i = 0; i < containers_n; i++) {
         const char *other = containers[i].single;
 
-        if (ends_with(file, containers[i].suffix))
+        if (str_ends(file, containers[i].suffix))
             s->w->container = &containers[i];
         else if (listing_has(s->l, other))
             notes_add(s->notes, NOTE_INFO, "%s/%s is read, not %s beside it", s->dir, file, other);

@@ -80,8 +80,4 @@ struct choice {
 void choose_files(struct choice *w, const char *dir, const struct listing *l, struct arena *a, struct notes *notes,
                   struct faults *f);
 
-/* "[320, 80]" */
-void shape_print(struct str *out, const struct tensor *t);
-bool ends_with(const char *s, const char *suffix);
-
 #endif

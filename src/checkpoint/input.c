@@ -11,13 +11,6 @@
 
 enum { LFS_MOST = 1024 /* a pointer file is shorter, says the Git LFS specification */ };
 
-bool ends_with(const char *s, const char *suffix)
-{
-    size_t n = strlen(s), m = strlen(suffix);
-
-    return n >= m && !strcmp(s + n - m, suffix);
-}
-
 static int not_openable(const char *path, int code, struct err *e)
 {
     struct stat st;

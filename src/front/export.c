@@ -25,13 +25,10 @@ int wb_plan(const struct wb_options *o, char **plan, struct wb_error *error)
     return usage ? front_result(&e, error) : 0;
 }
 
-struct relay { /* of the library's progress to the caller's */
-    const struct wb_options *o;
-};
-
+/* The library's progress to the caller's. */
 static int relay_progress(void *user, const struct run_progress *p)
 {
-    const struct wb_options *o = ((struct relay *)user)->o;
+    const struct wb_options *o = user;
     struct wb_progress out = {
         .read = p->read, .written = p->written, .to_read = p->to_read, .to_write = p->to_write, .seconds = p->seconds
     };
@@ -71,9 +68,8 @@ static void note_losses(struct export_job *j, const struct run_result *run)
 static int move_bytes(struct export_job *j, struct outdir *out, struct export_result *r, struct err *e)
 {
     const struct wb_options *o = j->options;
-    struct relay relay = { o };
     struct run_options run = {
-        .io = o->io ? o->io : "auto", .threads = j->budget.threads, .progress = relay_progress, .user = &relay
+        .io = o->io ? o->io : "auto", .threads = j->budget.threads, .progress = relay_progress, .user = (void *)o
     };
     size_t told = j->notes.n;
 

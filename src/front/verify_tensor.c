@@ -132,7 +132,6 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
 {
     const struct ckpt_file *file = &ckpt->file[source->file];
     struct compare c = { .source = source, .p = p, .d = d, .e = e, .source_name = file->name, .source_fd = -1 };
-    struct file_id id;
     int ret = -1;
 
     c.t = transform_find(transposed ? TRANSFORM_TRANSPOSE : TRANSFORM_CAST, source->dtype, DT_F16);
@@ -145,12 +144,8 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
         err_set(e, ERR_NOMEM, "%s: no memory to compare it", p->name);
         goto out;
     }
-    if ((c.source_fd = file_open_read(file->path, e)) < 0 || file_identify(c.source_fd, file->path, &id, e))
+    if ((c.source_fd = ckpt_open_source(file, e)) < 0)
         goto out;
-    if (!file_same(&id, &file->id)) {
-        err_set(e, ERR_FORMAT, "%s: changed while it was being read: start again", file->path);
-        goto out;
-    }
     ret = transposed ? compare_transpose(&c) : compare_cast(&c);
     ret = ret < 0 ? -1 : 0;
     d->tensors++;

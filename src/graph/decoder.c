@@ -20,14 +20,14 @@ static const struct value *initializer(struct decoder *w, const char *name, cons
     return graph_init(w->g, name, r ? r : recipe_source(w->g->arena, t), w->d->order(name));
 }
 
-static const struct value *initializer_vector(struct decoder *w, const char *name, const struct tensor *t)
+const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t)
 {
     return initializer(w, name, t, recipe_cast(w->g->arena, recipe_source(w->g->arena, t), DT_F16, w->e));
 }
 
 const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n)
 {
-    return initializer_vector(w, arena_printf(w->g->arena, "%s%s", w->weights, name), model_weight(w->m, name, n, 0));
+    return weight_bias(w, arena_printf(w->g->arena, "%s%s", w->weights, name), model_weight(w->m, name, n, 0));
 }
 
 const struct value *weight_matrix(struct decoder *w, const char *name, const struct linear *l)
@@ -39,11 +39,6 @@ const struct value *weight_matrix(struct decoder *w, const char *name, const str
         r = recipe_rows(a, r, l->rows, l->out, w->e);
     r = r ? recipe_cast(a, r, DT_F16, w->e) : NULL;
     return initializer(w, name, l->weight, r ? recipe_transpose(a, r, w->e) : NULL);
-}
-
-const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t)
-{
-    return initializer_vector(w, name, t);
 }
 
 const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r)

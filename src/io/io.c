@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/str.h"
+#include "io/file.h"
 
 const struct io_engine *const io_engines[] = { &engine_uring, &engine_pread, &engine_fault };
 const size_t io_engines_n = sizeof io_engines / sizeof *io_engines;
@@ -136,11 +137,10 @@ struct io_op *io_wait(struct io *io, struct err *e)
 
 int io_open_read(const char *path, struct err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO in a shard's place must not block us ... */
+    int fd = file_open_read(path, e);
 
-    if (fd < 0)
-        return err_errno(e, errno, "%s: cannot be opened", path);
-    fcntl(fd, F_SETFL, 0); /* ... nor must reads of a file be put off */
+    if (fd >= 0)
+        fcntl(fd, F_SETFL, 0); /* opened so as not to block on a FIFO, but reads of a file must not be put off */
     return fd;
 }
 

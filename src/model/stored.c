@@ -1,6 +1,7 @@
 /* stored.c - how linears are stored: the table of formats, and what no row reads. */
 #include "model/model.h"
 #include "model/stored.h"
+#include "base/str.h"
 #include <string.h>
 
 const struct stored_format stored_formats[] = {
@@ -26,13 +27,6 @@ static const struct {
     { ".weight.absmax", "bitsandbytes" },
     { ".scales", "an MLX or group-wise" },
 };
-
-static bool ends_with(const char *s, const char *ending)
-{
-    size_t n = strlen(s), k = strlen(ending);
-
-    return n >= k && !strcmp(s + n - k, ending);
-}
 
 static const json_t *quantization_config(const json_t *config)
 {
@@ -62,7 +56,7 @@ int stored_check(const struct checkpoint *c, struct err *e)
             c->dir, method);
     for (size_t i = 0; i < c->tensors_n; i++)
         for (size_t k = 0; k < sizeof packed / sizeof *packed; k++)
-            if (ends_with(c->tensor[i].name, packed[k].ending))
+            if (str_ends(c->tensor[i].name, packed[k].ending))
                 return err_set(e, ERR_UNSUPPORTED,
                                "%s: tensor %s shows %s quantization, which config.json does not name and which is not "
                                "supported yet; expected 16- or 32-bit weights: give the original checkpoint",

@@ -122,10 +122,7 @@ static const char *shape_text(struct arena *a, const struct tensor *t)
     struct str s = { 0 };
     const char *text;
 
-    str_adds(&s, "[");
-    for (unsigned i = 0; i < t->rank; i++)
-        str_addf(&s, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
-    str_adds(&s, "]");
+    shape_print(&s, t);
     text = arena_strdup(a, str_text(&s));
     str_release(&s);
     return text;
