@@ -79,7 +79,7 @@ WB_API int wb_export(const struct wb_options *o, char **report, struct wb_error 
 /* Says what wb_export would do, from metadata alone; `plan` lists what would be refused, and then the call still
  * returns 0 with "refused" in it, so that all of it can be shown. */
 WB_API int wb_plan(const struct wb_options *o, char **plan, struct wb_error *e);
-/* Describes a checkpoint or an export. */
+/* Describes a checkpoint, an EAGLE3 draft, a LoRA adapter or an export. */
 WB_API int wb_inspect(const char *path, char **description, struct wb_error *e);
 /* Recomputes every tensor and side file of `o->out` from `o->model` by the plain scalar path and compares; -1 with the
  * list of what differs. `o->chat_template` is needed again where the export was made with one. */

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WEIGHTS "adapter_model.safetensors"
 enum { CONFIG_MOST = 16 << 20 };
 
 /* ---- adapter_config.json ---- */
@@ -273,14 +272,31 @@ static int set_scales(struct adapter *ad, struct arena *a, struct err *e)
 
 static int open_weights(struct adapter *ad, struct arena *a, struct err *e)
 {
-    const char *path = arena_printf(a, "%s/" WEIGHTS, ad->dir);
+    const char *path = arena_printf(a, "%s/" ADAPTER_WEIGHTS, ad->dir);
 
     if (!file_exists(path) && file_exists(arena_printf(a, "%s/adapter_model.bin", ad->dir)))
         return err_set(e, ERR_UNSUPPORTED,
-                       "%s: has adapter_model.bin only, expected " WEIGHTS
+                       "%s: has adapter_model.bin only, expected " ADAPTER_WEIGHTS
                        ": load and save the adapter with a present version of PEFT",
                        ad->dir);
     return ckpt_open_file(&ad->file, path, a, e);
+}
+
+/* A file of a model, by one of the usual names. */
+static bool has_model(const char *dir, struct arena *a)
+{
+    bool has = false;
+
+    for (size_t i = 0; i < containers_n; i++)
+        has |= file_exists(arena_printf(a, "%s/%s", dir, containers[i].single)) ||
+               file_exists(arena_printf(a, "%s/%s.index.json", dir, containers[i].single));
+    return has;
+}
+
+bool adapter_is_there(const char *dir, struct arena *a)
+{
+    return file_exists(arena_printf(a, "%s/" ADAPTER_CONFIG, dir)) &&
+           (!file_exists(arena_printf(a, "%s/config.json", dir)) || !has_model(dir, a));
 }
 
 int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct notes *notes, struct err *e)
@@ -288,7 +304,7 @@ int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct no
     struct entry *entry;
     size_t n = 0;
 
-    *ad = (struct adapter){ .dir = dir, .config_path = arena_printf(a, "%s/adapter_config.json", dir) };
+    *ad = (struct adapter){ .dir = dir, .config_path = arena_printf(a, "%s/" ADAPTER_CONFIG, dir) };
     if (!(ad->config = read_json(ad->config_path, CONFIG_MOST, e)))
         return -1;
     if (check_settings(ad, e) || open_weights(ad, a, e))

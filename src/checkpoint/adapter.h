@@ -9,6 +9,9 @@
 #define CHECKPOINT_ADAPTER_H
 #include "checkpoint/checkpoint.h"
 
+#define ADAPTER_CONFIG  "adapter_config.json"
+#define ADAPTER_WEIGHTS "adapter_model.safetensors"
+
 struct adapter_pair {
     const char *module;         /* as the adapter spells it, without "base_model.model." */
     const struct tensor *a, *b; /* [r, k], [n, r]; one dtype of F32, BF16, F16 each */
@@ -26,6 +29,8 @@ struct adapter {
     size_t norms_n;
 };
 
+/* Is `dir` an adapter, and not a model with an adapter beside it? */
+bool adapter_is_there(const char *dir, struct arena *a);
 /* Everything lives in the arena but config, which adapter_close gives back; no file stays open. */
 int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct notes *notes, struct err *e);
 void adapter_close(struct adapter *ad);

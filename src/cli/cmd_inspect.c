@@ -171,6 +171,7 @@ static void show_text(const json_t *description)
         say_bytes(bytes, view_count(description, "bytes")));
     show_line(description, "family");
     show_line(description, "config");
+    show_line(description, "adapter");
     show_metadata(description);
     show_files(description);
     show_dtypes(description);
@@ -215,10 +216,11 @@ const struct command command_inspect = {
     .operands = "PATH",
     .least = 1,
     .most = 1,
-    .summary = "describe a checkpoint or an export",
-    .text =
-        "Lists files, dtypes and tensors (shape, bytes, place) of a checkpoint or an export, from metadata alone, and\n"
-        "every problem found; where there is one the exit status is 1.",
+    .summary = "describe a checkpoint, a draft, an adapter or an export",
+    .text = "Says what PATH is (a checkpoint, an EAGLE3 draft, a LoRA adapter, an export), and lists its files, dtypes "
+            "and\n"
+            "tensors (shape, bytes, place), from metadata alone, and every problem found; where there is one the exit\n"
+            "status is 1.",
     .example = "weighbridge inspect Llama-3.2-1B-Instruct --json",
     .group = groups,
     .run = run,

@@ -42,6 +42,11 @@ static int check_embedding(const struct checkpoint *draft, const struct checkpoi
     return 0;
 }
 
+int draft_open(struct checkpoint *c, const char *dir, struct arena *a, struct notes *notes, struct err *e)
+{
+    return ckpt_open_preferring(c, dir, "pytorch_model.bin", a, notes, e);
+}
+
 int draft_adopt(struct export_job *j, struct err *e)
 {
     const char *dir = j->options->base_model;
@@ -71,7 +76,7 @@ out:
     return ret;
 }
 
-int draft_check_unused(struct export_job *j, struct err *e)
+int draft_check_unused(const struct model *m, struct err *e)
 {
     static const char *const harmless[] = { "t2d", "embed_tokens.weight", "rotary_emb.inv_freq" };
     struct unused_group *group;
@@ -80,7 +85,7 @@ int draft_check_unused(struct export_job *j, struct err *e)
     char q[STR_QUOTED];
     int ret = 0;
 
-    model_unused(&j->model, &j->arena, &group, &n);
+    model_unused(m, m->arena, &group, &n);
     for (size_t i = 0; i < n; i++) {
         bool known = false;
 
@@ -96,7 +101,7 @@ int draft_check_unused(struct export_job *j, struct err *e)
             err_set(e, ERR_UNSUPPORTED,
                     "%s: has tensors that an EAGLE3 draft does not have, so this is another kind of draft or a name is "
                     "misspelled:%s",
-                    j->ckpt.dir, str_text(&s));
+                    m->ckpt->dir, str_text(&s));
     str_release(&s);
     return ret;
 }

@@ -1,8 +1,12 @@
-/* inspect.c - wb_inspect: what a directory holds, checkpoint or export. */
+/* inspect.c - wb_inspect: what a directory holds: a checkpoint, a draft, an adapter (inspect_adapter.c) or an export.
+ */
 #include <weighbridge.h>
+#include "checkpoint/adapter.h"
 #include "emit/onnx_read.h"
 #include "front/document.h"
+#include "front/draft.h"
 #include "front/front.h"
+#include "front/inspect.h"
 #include "front/report.h"
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +84,7 @@ static json_t *ckpt_files(const struct checkpoint *c)
     return list;
 }
 
-static void put_tensors(json_t *doc, const struct checkpoint *c)
+void inspect_tensors(json_t *doc, const struct checkpoint *c)
 {
     json_t *tensors = json_array(), *dtypes = json_object();
 
@@ -110,55 +114,84 @@ static json_t *config_summary(const struct model *m)
     put_u64(o, "kv_heads", m->kv_heads);
     put_u64(o, "head_dim", m->head_dim);
     put_u64(o, "vocab", m->vocab_size);
-    put(o, "tied", json_boolean(m->tied));
+    if (m->draft) {
+        put_u64(o, "draft_vocab", m->draft_vocab_size);
+        put_u64(o, "target_hidden_size", m->target_hidden_size);
+    } else {
+        put(o, "tied", json_boolean(m->tied));
+    }
     put_text(o, "stored", stored_formats[0].name);
     return o;
 }
 
-static void add_problem(json_t *problems, struct err *e)
+void inspect_problem(json_t *problems, struct err *e)
 {
     if (e->kind)
         json_array_append_new(problems, document_string(e->msg));
     *e = (struct err){ 0 };
 }
 
+/* What a base model and a draft have besides layers. */
+static void check_rest(struct model *m, struct err *e)
+{
+    int32_t *d2t;
+
+    if (!m->draft)
+        model_weight(m, "embed_tokens.weight", m->vocab_size, m->hidden_size);
+    if (!model_check(m, e) && m->draft && !model_d2t(m, &d2t, e))
+        draft_check_unused(m, e);
+}
+
 /* What an export would stumble over, besides the files themselves. */
-static void model_part(json_t *doc, const struct checkpoint *c, struct notes *notes, struct arena *a, json_t *problems)
+static void model_part(json_t *doc, const struct checkpoint *c, bool draft, struct notes *notes, struct arena *a,
+                       json_t *problems)
 {
     struct decoder_mode mode = { 0 };
     struct graph g = { 0 };
     struct model m = { 0 };
     struct err e = { 0 };
 
-    if (!model_open(&m, c, a, notes, &e)) {
+    if (!(draft ? model_open_draft : model_open)(&m, c, a, notes, &e)) {
         put(doc, "config", config_summary(&m));
-        decoder_build(&g, &m, dialects[0], &mode, a, &e);
-        model_weight(&m, "embed_tokens.weight", m.vocab_size, m.hidden_size);
-        model_check(&m, &e);
+        if (!decoder_build(&g, &m, dialects[0], &mode, a, &e))
+            check_rest(&m, &e);
     }
     put_text(doc, "family", m.family ? m.family->model_type : NULL);
-    add_problem(problems, &e);
+    inspect_problem(problems, &e);
     put(doc, "notes", report_notes(notes));
     graph_release(&g);
     model_close(&m);
 }
 
+/* Only an open directory shows that it is a draft, and of a draft another file may be the one that counts. */
+static int open_any(struct checkpoint *c, const char *path, bool *draft, struct arena *a, struct notes *notes,
+                    struct err *e)
+{
+    if (ckpt_open(c, path, a, notes, e))
+        return -1;
+    *draft = model_is_draft(c);
+    if (!*draft)
+        return 0;
+    ckpt_close(c);
+    notes_release(notes);
+    return draft_open(c, path, a, notes, e);
+}
+
 static json_t *inspect_checkpoint(const char *path, struct arena *a, struct err *e)
 {
-    json_t *doc = json_object(), *problems = json_array();
+    json_t *doc = NULL, *problems;
     struct notes notes = { 0 };
     struct checkpoint c = { 0 };
+    bool draft = false;
 
-    put_text(doc, "kind", "checkpoint");
-    put_text(doc, "path", path);
-    if (ckpt_open(&c, path, a, &notes, e)) {
-        json_decref(doc);
-        json_decref(problems);
-        doc = NULL;
-    } else {
+    if (!open_any(&c, path, &draft, a, &notes, e)) {
+        doc = json_object();
+        problems = json_array();
+        put_text(doc, "kind", draft ? "draft" : "checkpoint");
+        put_text(doc, "path", path);
         put_text(doc, "container", c.container);
-        model_part(doc, &c, &notes, a, problems);
-        put_tensors(doc, &c);
+        model_part(doc, &c, draft, &notes, a, problems);
+        inspect_tensors(doc, &c);
         put(doc, "problems", problems);
     }
     ckpt_close(&c);
@@ -265,7 +298,7 @@ static void onnx_tensors(json_t *doc, const Onnx__ModelProto *m, const char *dir
         tally(files, file, p.bytes);
         all = add(all, p.bytes);
         if (json_array_size(problems) < ERR_LINES)
-            add_problem(problems, &e);
+            inspect_problem(problems, &e);
     }
     put(doc, "tensors", tensors);
     put(doc, "dtypes", tally_list(dtypes, "dtype"));
@@ -294,12 +327,18 @@ static json_t *inspect_export(const char *path, struct arena *a, struct err *e)
     return doc;
 }
 
+static json_t *inspect(const char *path, struct arena *a, struct err *e)
+{
+    if (file_exists(arena_printf(a, "%s/model.onnx", path)))
+        return inspect_export(path, a, e);
+    return adapter_is_there(path, a) ? inspect_adapter(path, a, e) : inspect_checkpoint(path, a, e);
+}
+
 int wb_inspect(const char *path, char **description, struct wb_error *error)
 {
     struct arena a = { 0 };
     struct err e = { 0 };
-    json_t *doc = file_exists(arena_printf(&a, "%s/model.onnx", path)) ? inspect_export(path, &a, &e)
-                                                                       : inspect_checkpoint(path, &a, &e);
+    json_t *doc = inspect(path, &a, &e);
 
     if (doc)
         *description = document_text(doc);

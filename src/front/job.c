@@ -195,7 +195,7 @@ static int decide_files(struct export_job *j, struct err *e)
     if (layout_build(&j->layout, &j->graph, j->dialect, j->embedding, &j->arena, e))
         return -1;
     j->side.arena = &j->arena;
-    ret = j->model.draft ? draft_files(j, e) || draft_check_unused(j, e) : base_files(j, e);
+    ret = j->model.draft ? draft_files(j, e) || draft_check_unused(&j->model, e) : base_files(j, e);
     if (ret)
         return -1;
     make_metadata(j);
@@ -208,19 +208,11 @@ static int decide_files(struct export_job *j, struct err *e)
     return ret;
 }
 
-/* Of a draft that is published both ways the reference reads the .bin. */
-static int open_checkpoint(struct export_job *j, struct err *e)
-{
-    const char *dir = j->options->model;
-
-    return j->options->draft ? ckpt_open_preferring(&j->ckpt, dir, "pytorch_model.bin", &j->arena, &j->notes, e)
-                             : ckpt_open(&j->ckpt, dir, &j->arena, &j->notes, e);
-}
-
 int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e)
 {
     *j = (struct export_job){ .options = o, .hints = *h };
-    if (job_check_options(o, &j->budget, &j->dialect, e) || open_checkpoint(j, e))
+    if (job_check_options(o, &j->budget, &j->dialect, e) ||
+        (o->draft ? draft_open : ckpt_open)(&j->ckpt, o->model, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_CHECKPOINT;
     if (o->draft && draft_adopt(j, e))

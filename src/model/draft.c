@@ -3,6 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool model_is_draft(const struct checkpoint *c)
+{
+    return json_object_get(c->config, "draft_vocab_size") || ckpt_find(c, "fc.weight") ||
+           ckpt_find(c, "model.fc.weight");
+}
+
 /* Draft id i means the base's id i + d2t[i]. */
 static int check_d2t(const struct model *m, const int32_t *d2t, struct err *e)
 {

@@ -31,13 +31,14 @@ struct family {               /* a row of families[]; facts only */
     bool mrope_is_default; /* rope_scaling.type "mrope" is spelled "default" in the output */
     bool qk_norm;          /* per-head RMSNorm of q and k */
     bool names_rope_type;  /* its class copies rope_scaling.type to rope_type */
-    bool window_by_switch; /* sliding_window counts only with use_sliding_window */
+    bool window_by_switch; /* sliding_window counts only with use_sliding_window, from a layer on */
     struct family_defaults {
         uint64_t vocab_size, hidden_size, intermediate_size, layers, heads;
         uint64_t kv_heads; /* 0: as many as heads */
         uint64_t head_dim; /* 0: hidden_size / heads */
         uint64_t max_position;
         uint64_t sliding_window; /* 0: none */
+        uint64_t window_from;    /* with window_by_switch: the layer that "max_window_layers" is by default */
         double rms_norm_eps, rope_theta;
         bool tied;
     } defaults;
@@ -57,6 +58,7 @@ struct model {
     bool tied, qkv_bias, o_bias, mlp_bias;
     bool draft; /* an EAGLE3 draft: its layers see the tokens beside the base's hidden states */
     bool fc_bias;
+    unsigned deepstack;                            /* of the family; a draft has none */
     uint64_t draft_vocab_size, target_hidden_size; /* of a draft */
     bool vision;                                   /* of the family or its wrapper */
     const json_t *text;                            /* the object of config.json that describes the text model */
@@ -70,6 +72,8 @@ struct model {
 /* Reads config.json (c->config) and probes names. Refuses unknown families, quantizations, activations and layer types
  * by name; reads no weights. Choices and doubts go to notes. */
 int model_open(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e);
+/* Does a checkpoint look like an EAGLE3 draft, by its config.json or its tensors? */
+bool model_is_draft(const struct checkpoint *c);
 /* The same for an EAGLE3 draft's directory; the layers in the file rule over num_hidden_layers. */
 int model_open_draft(struct model *m, const struct checkpoint *c, struct arena *a, struct notes *notes, struct err *e);
 /* A draft's d2t as int32 offsets [draft_vocab_size], checked against vocab_size; zeros when it has none and needs none.
