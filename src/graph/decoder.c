@@ -169,7 +169,7 @@ int decoder_build(struct graph *g, struct model *m, const struct dialect *d, con
     for (unsigned i = 0; i < m->layers; i++) {
         w.state[i] = x;
         x = layer(&w, i, x);
-        if (i < m->family->deepstack)
+        if (i < m->deepstack)
             x = d->add(&w, &deep, x, w.deepstack[i]);
     }
     if (m->draft)

@@ -54,7 +54,7 @@ static const struct value *inputs(struct decoder *w)
         w->positions = graph_input(g, "attention_pos_id", DT_I32, 2, tree);
         w->mask = graph_input(g, "attention_mask", DT_I32, 3, tree);
     }
-    for (unsigned i = 0; i < m->family->deepstack; i++)
+    for (unsigned i = 0; i < m->deepstack; i++)
         w->deepstack[i] = graph_input(g, arena_printf(g->arena, "deepstack_embeds_%u", i), DT_F16, 3, x);
     return embeds;
 }

@@ -305,7 +305,7 @@ static int read_window(struct reader *r)
     const json_t *types = json_object_get(r->config, "layer_types"),
                  *key = json_object_get(r->config, "sliding_window"), *t;
     const struct family *f = r->m->family;
-    uint64_t window = key ? 0 : f->defaults.sliding_window, from = 0;
+    uint64_t window = key ? 0 : f->defaults.sliding_window, from = f->defaults.window_from;
     bool found, on = !f->window_by_switch;
     char q[STR_QUOTED];
     size_t i;
@@ -340,6 +340,20 @@ static int read_window(struct reader *r)
                   "plugin of this target has none: beyond %llu tokens the exported model attends to more than it was "
                   "trained for",
                   (unsigned long long)window, (unsigned long long)r->m->max_position, (unsigned long long)window);
+    return 0;
+}
+
+/* What the vision tower saw joins the text behind each of the first layers. */
+static int read_deepstack(struct reader *r)
+{
+    struct model *m = r->m;
+
+    m->deepstack = m->family->deepstack;
+    if (m->layers < m->deepstack)
+        return err_set(r->e, ERR_RANGE,
+                       "\"num_hidden_layers\" is %llu, expected at least %u: %s adds features of the image behind each "
+                       "of its first %u layers (deepstack)",
+                       (unsigned long long)m->layers, m->deepstack, m->family->model_type, m->deepstack);
     return 0;
 }
 
@@ -398,7 +412,7 @@ static int open_model(struct model *m, const struct checkpoint *c, struct arena 
     if (read_sizes(&r) || read_bias(&r, m->family->qkv_bias, &m->qkv_bias) ||
         read_bias(&r, m->family->o_bias, &m->o_bias) || read_bias(&r, m->family->mlp_bias, &m->mlp_bias) ||
         read_activation(&r) || (!draft && read_tied(&r)) || read_numbers(&r) || read_rope(&r) ||
-        (draft ? read_draft(&r) : read_window(&r))) {
+        (draft ? read_draft(&r) : read_window(&r) || read_deepstack(&r))) {
         err_at(e, "%s/config.json", c->dir);
         return -1;
     }

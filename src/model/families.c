@@ -23,6 +23,7 @@ static const char phi4mm_template[] =
                       .kv_heads = 8,                                                                                   \
                       .max_position = 32768,                                                                           \
                       .sliding_window = 4096,                                                                          \
+                      .window_from = 80,                                                                               \
                       .rms_norm_eps = 1e-5,                                                                            \
                       .rope_theta = 1000000.0 },                                                                       \
     }
@@ -91,6 +92,7 @@ const struct family families[] = {
                       .kv_heads = 32,
                       .max_position = 32768,
                       .sliding_window = 4096,
+                      .window_from = 28,
                       .rms_norm_eps = 1e-6,
                       .rope_theta = 10000.0 },
     },
@@ -112,6 +114,7 @@ const struct family families[] = {
                       .head_dim = 128,
                       .max_position = 32768,
                       .sliding_window = 4096,
+                      .window_from = 28,
                       .rms_norm_eps = 1e-6,
                       .rope_theta = 10000.0 },
     },

@@ -56,8 +56,10 @@ static void every_family(void **state)
             char more[400], key[200];
 
             snprintf(key, sizeof key, by[k], k ? f->architecture : f->model_type);
-            snprintf(more, sizeof more, "{%s}", key);
-            open_tiny(&t, more);
+            snprintf(more, sizeof more, "{%s, \"num_hidden_layers\": 3}", key);
+            tiny_begin(&t);
+            tiny_decoder(&t, "model.", 3, 0);
+            assert_int_equal(tiny_open(&t, more), 0);
             assert_ptr_equal(t.model.family, f);
             assert_int_equal(t.model.vision, f->vision);
             assert_true(t.model.qkv_bias == (f->qkv_bias == BIAS_ALWAYS));
@@ -324,11 +326,12 @@ static void windows(void **state)
           "\"full_attention\"]}",
           false },
         { "{\"model_type\": \"qwen2\", \"sliding_window\": 64}", false },
-        { "{\"model_type\": \"qwen2\", \"sliding_window\": 64, \"use_sliding_window\": true}", true },
+        { "{\"model_type\": \"qwen2\", \"sliding_window\": 64, \"use_sliding_window\": true}", false },
         { "{\"model_type\": \"qwen2\", \"sliding_window\": 64, \"use_sliding_window\": true, \"max_window_layers\": 2}",
           false },
         { "{\"model_type\": \"qwen2\", \"sliding_window\": 64, \"use_sliding_window\": true, \"max_window_layers\": 1}",
           true },
+        { "{\"model_type\": \"mistral\", \"sliding_window\": 64, \"max_window_layers\": 2}", true },
     };
 
     (void)state;
@@ -342,6 +345,50 @@ static void windows(void **state)
         assert_int_equal(notes_strict(&t.notes, &e), rows[i].noted ? -1 : 0);
         tiny_end(&t);
     }
+}
+
+/* "max_window_layers" is 28 in the classes of Qwen2 and Qwen3 and 80 in those of the VLs: layers before it see all. */
+static void window_of_later_layers(void **state)
+{
+    static const struct {
+        const char *type;
+        unsigned full; /* layers */
+    } rows[] = { { "qwen2", 28 }, { "qwen3", 28 }, { "qwen2_vl", 80 }, { "qwen2_5_vl", 80 } };
+
+    (void)state;
+    for (size_t i = 0; i < LENGTH(rows); i++)
+        for (unsigned more = 0; more < 2; more++) {
+            struct tiny t;
+            char config[200];
+
+            tiny_begin(&t);
+            tiny_decoder(&t, "model.", rows[i].full + more, TINY_BIAS);
+            snprintf(config, sizeof config,
+                     "{\"model_type\": \"%s\", \"sliding_window\": 64, \"use_sliding_window\": true, "
+                     "\"num_hidden_layers\": %u}",
+                     rows[i].type, rows[i].full + more);
+            assert_int_equal(tiny_open(&t, config), 0);
+            assert_int_equal(tiny_noted(&t, "sliding window of"), more);
+            tiny_end(&t);
+        }
+}
+
+static void deepstack(void **state)
+{
+    struct tiny t;
+
+    (void)state;
+    refuse("{\"model_type\": \"qwen3_vl\"}", ERR_RANGE,
+           "\"num_hidden_layers\" is 2, expected at least 3: qwen3_vl adds features of the image behind each of its "
+           "first 3 layers");
+    refuse("{\"model_type\": \"qwen3_omni\"}", ERR_RANGE, "expected at least 3");
+    tiny_begin(&t); /* a draft has one layer and sees no image */
+    tiny_draft(&t);
+    assert_int_equal(
+        tiny_open_as(&t, "{\"model_type\": \"qwen3_vl\", \"num_hidden_layers\": 1, \"draft_vocab_size\": 35}", true),
+        0);
+    assert_int_equal(t.model.deepstack, 0);
+    tiny_end(&t);
 }
 
 static void tying(void **state)
@@ -625,6 +672,8 @@ int main(void)
         TEST(rope),
         TEST(rope_that_cannot_be),
         TEST(windows),
+        TEST(window_of_later_layers),
+        TEST(deepstack),
         TEST(tying),
         TEST(prefixes),
         TEST(two_decoders_or_none),
