@@ -94,6 +94,70 @@ def test_nested_and_flat_configurations(weighbridge, golden, tmp_path):
     assert outs[0] == outs[1]
 
 
+OMNI = {"architectures": ["Qwen3OmniForConditionalGeneration"], "model_type": "qwen3_omni", "enable_audio_output": True,
+        "talker_config": {"text_config": {"hidden_size": 8, "num_hidden_layers": 1}}, "code2wav_config": {"hidden_size": 8}}
+
+
+def omni(golden, path, tied):
+    """Qwen3-VL's golden as the thinker of Qwen3-Omni, between a talker and the towers -> (it, the Qwen3-VL model)"""
+    source = golden / "checkpoints" / "qwen3_vl"
+    vl, thinker = path / "vl", path / "omni"
+    shutil.copytree(source, vl)
+    shutil.copytree(source, thinker)
+    config = json.loads((source / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = tied
+    tensors = checkpoints.read_safetensors(source / "model.safetensors")
+    if not tied:
+        tensors["lm_head.weight"] = tensor(np.random.RandomState(3).standard_normal((328, 88)) / 9, "F16")
+    checkpoints.write_safetensors(vl / "model.safetensors", tensors)
+    (vl / "config.json").write_text(json.dumps(config))
+    renamed = {n.replace("model.language_model.", "thinker.model.").replace("model.visual.", "thinker.visual.")
+               .replace("lm_head", "thinker.lm_head"): t for n, t in tensors.items()}
+    for name in ("talker.model.layers.0.input_layernorm.weight", "talker.model.norm.weight", "talker.codec_head.weight",
+                 "thinker.audio_tower.layers.0.fc1.weight", "code2wav.pre_transformer.layers.0.mlp.up_proj.weight"):
+        renamed[name] = tensor(np.zeros((8, 8)), "F16")
+    checkpoints.write_safetensors(thinker / "model.safetensors", renamed)
+    text = {**config["text_config"], "model_type": "qwen3_omni_text"}
+    (thinker / "config.json").write_text(json.dumps(
+        {**OMNI, "thinker_config": {"model_type": "qwen3_omni_thinker", "text_config": text, "vision_config": {},
+                                    "audio_config": {}}}))
+    return thinker, vl
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("options", [[], ["--eagle-base"]])
+def test_the_thinker_of_qwen3_omni_is_a_qwen3_vl(tied, options, weighbridge, golden, compare, tmp_path):
+    thinker, vl = omni(golden, tmp_path, tied)
+    weighbridge.ok("export", vl, tmp_path / "a", *options)
+    weighbridge.ok("export", thinker, tmp_path / "b", *options)
+    weighbridge.ok("verify", tmp_path / "b", thinker)
+    a, b = without_path(tmp_path / "a"), without_path(tmp_path / "b")
+    config, other = json.loads(b.pop("config.json")), json.loads(a.pop("config.json"))
+    assert a == b
+    assert config["model"] == "qwen3omnithinker" and {**config, "model": "qwen3vltext"} == other
+    m = onnx.load(tmp_path / "b" / "model.onnx", load_external_data=False)
+    assert [i.name for i in m.graph.input if "deepstack" in i.name] == [f"deepstack_embeds_{i}" for i in range(3)]
+    names = [t.name for t in m.graph.initializer] + [n.name for n in m.graph.node]
+    assert "model.layers.3.self_attn.q_norm.weight" in names and not any("thinker" in n or "talker" in n for n in names)
+    if not tied:
+        compare(tmp_path / "a", tmp_path / "b", "--only", "onnx", "--execute")
+    elif not options:
+        compare(golden / "edgellm-0.5" / "qwen3_vl", tmp_path / "b", "--only", "onnx", "--execute")
+
+
+def test_the_thinker_s_template_is_rendered_and_its_talker_not_read(weighbridge, golden, tmp_path):
+    thinker, _ = omni(golden, tmp_path, tied=True)
+    unused = {u["pattern"] for u in weighbridge.ok("plan", thinker, "--json").json["unused"]}
+    assert "talker.model.norm.weight" in unused and not any(u.startswith("thinker.model.") for u in unused)
+    weighbridge.ok("export", thinker, tmp_path / "out")
+    assert "image" in json.loads((tmp_path / "out" / "processed_chat_template.json").read_text())["content_types"]
+    config = json.loads((thinker / "config.json").read_text())
+    config["thinker_config"]["text_config"]["num_hidden_layers"] = 2
+    (thinker / "config.json").write_text(json.dumps(config))
+    said = weighbridge.refuses("export", thinker, tmp_path / "none")
+    assert '"num_hidden_layers" is 2, expected at least 3' in said and not (tmp_path / "none").exists()
+
+
 def test_wrapper_of_an_unknown_text_model(weighbridge, golden, tmp_path):
     model = tmp_path / "m"
     shutil.copytree(golden / "checkpoints" / "internvl3", model)
