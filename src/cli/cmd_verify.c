@@ -10,8 +10,8 @@ static void show_text(const json_t *report, bool ok, bool quiet)
     char tensors[64], files[64], bytes[24];
     size_t i;
 
-    json_array_foreach(differences, i, v) say(stdout, "%s %s: %s\n", view_text(v, "what", "?"),
-                                              view_text(v, "name", "?"), view_text(v, "text", "differs"));
+    json_array_foreach(differences, i, v) say(stdout, "%s %s\n", view_text(v, "what", "?"),
+                                              view_text(v, "text", "?")); /* the text begins with the name */
     if (quiet)
         return;
     say_count(tensors, view_count(report, "tensors"), "tensor");
@@ -80,8 +80,10 @@ const struct command command_verify = {
     .summary = "recompute an export from its checkpoint and compare",
     .text =
         "Works out from the graph of the export OUT what each tensor must be, recomputes it from the checkpoint MODEL\n"
-        "by the plainest code there is, and compares every byte, side files and padding too. Lists what differs;\n"
-        "then the exit status is 1. -q leaves out the last line.",
+        "by the plainest code there is, and compares every byte, side files and padding too, and lora_model.onnx with\n"
+        "what an insertion into model.onnx gives. Lists what differs; then the exit status is 1. -q leaves out the "
+        "last\n"
+        "line.",
     .example = "weighbridge verify exported Llama-3.2-1B-Instruct",
     .group = groups,
     .run = run,

@@ -16,6 +16,8 @@
 #include "base/err.h"
 #include "emit/onnx.pb-c.h"
 
+#define LORA_MODEL "lora_model.onnx" /* what the graph is called, beside model.onnx */
+
 struct lora_place {
     const char *module; /* "model.layers.0.self_attn.q_proj" */
     uint64_t k, n;      /* inputs and outputs of the linear */

@@ -136,6 +136,11 @@ static void note_unused(struct export_job *j)
     str_release(&s);
 }
 
+const char *job_template_file(uint64_t xxh3, struct arena *a)
+{
+    return arena_printf(a, JOB_TEMPLATE_FILE "%016llx", (unsigned long long)xxh3);
+}
+
 static void add_meta(struct export_job *j, const char *key, const char *value)
 {
     j->meta[j->meta_n++] = (struct metadata){ key, value };
@@ -155,10 +160,9 @@ static void make_metadata(struct export_job *j)
     add_meta(j, "weighbridge.fp8_kv_cache", j->mode.fp8_kv_cache ? "1" : "0");
     add_meta(j, "weighbridge.reduced_vocab", j->mode.vocab ? j->vocab.hash : "none");
     add_meta(j, "weighbridge.chat_template",
-             t->processed_from && !strcmp(t->processed_from, "file")
-                 ? arena_printf(&j->arena, "file xxh3:%016llx", (unsigned long long)t->processed_xxh3)
-             : j->options->no_chat_template ? "none"
-                                            : "model");
+             t->processed_from && !strcmp(t->processed_from, "file") ? job_template_file(t->processed_xxh3, &j->arena)
+             : j->options->no_chat_template                          ? "none"
+                                                                     : "model");
 }
 
 /* Side files of a base model. */

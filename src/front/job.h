@@ -53,6 +53,10 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
 int job_may_write(struct export_job *j, struct err *e);
 void job_release(struct export_job *j);
 
+/* What the metadata says of a chat template that was given as a file: which one it was. */
+#define JOB_TEMPLATE_FILE "file xxh3:"
+const char *job_template_file(uint64_t xxh3, struct arena *a);
+
 /* Options that no stage would notice: target, device, memory, threads, chat-template contradictions. */
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e);
 

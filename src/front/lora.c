@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LORA_MODEL "lora_model.onnx"
 enum { MOST = 2147483647 }; /* protobuf readers refuse larger messages */
 
 static int write_model(const char *dir, const Onnx__ModelProto *m, size_t *bytes, struct err *e)

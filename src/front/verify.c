@@ -2,15 +2,17 @@
  *
  * What each initializer must be comes from its consumer in the graph of OUT
  * (roles.h), its bytes from the checkpoint by the plain scalar path, in bounded
- * memory.  Nodes, inputs, outputs and side files are compared with what this
- * version would write; padding must be zero. */
+ * memory.  Nodes, inputs, outputs (verify_graph.c) and side files are compared
+ * with what this version would write; padding must be zero. */
 #include <weighbridge.h>
 #include "base/json.h"
+#include "emit/lora_insert.h"
 #include "front/differences.h"
 #include "front/document.h"
 #include "front/front.h"
 #include "front/report.h"
 #include "front/roles.h"
+#include "front/verify_graph.h"
 #include "front/verify_tensor.h"
 #include <stdarg.h>
 #include <stdlib.h>
@@ -70,7 +72,7 @@ static bool given_template(const struct verify *v)
 {
     const char *how = onnx_metadata(v->onnx, META_TEMPLATE);
 
-    return how && !strncmp(how, "file ", 5);
+    return how && !strncmp(how, JOB_TEMPLATE_FILE, strlen(JOB_TEMPLATE_FILE));
 }
 
 static bool is_meta(const struct verify *v, const char *key, const char *value)
@@ -161,80 +163,6 @@ static void read_hints(struct verify *v, struct job_hints *h)
 
 /* ------------------------------------------------------------------ graph */
 
-static bool same_bytes(const ProtobufCMessage *a, const ProtobufCMessage *b)
-{
-    size_t n = protobuf_c_message_get_packed_size(a), m = protobuf_c_message_get_packed_size(b);
-    uint8_t *p, *q;
-    bool same;
-
-    if (n != m)
-        return false;
-    p = xmalloc(n);
-    q = xmalloc(n);
-    protobuf_c_message_pack(a, p);
-    protobuf_c_message_pack(b, q);
-    same = !memcmp(p, q, n);
-    free(p);
-    free(q);
-    return same;
-}
-
-/* Two lists of messages, each named by a function. */
-static void compare_list(struct verify *v, const char *kind, void *const *found, size_t found_n, void *const *expected,
-                         size_t expected_n, const char *(*name)(const void *))
-{
-    if (found_n != expected_n)
-        differ(&v->d, "graph", kind, "%s: there are %zu, expected %zu", kind, found_n, expected_n);
-    for (size_t i = 0; i < found_n && i < expected_n; i++)
-        if (!same_bytes(found[i], expected[i]))
-            differ(&v->d, "graph", name(found[i]), "%s %s: differs from what the checkpoint gives", kind,
-                   name(found[i]));
-}
-
-static const char *node_name(const void *p)
-{
-    return ((const Onnx__NodeProto *)p)->name ? ((const Onnx__NodeProto *)p)->name : "?";
-}
-static const char *value_name(const void *p)
-{
-    return ((const Onnx__ValueInfoProto *)p)->name ? ((const Onnx__ValueInfoProto *)p)->name : "?";
-}
-static const char *meta_name(const void *p)
-{
-    return ((const Onnx__StringStringEntryProto *)p)->key ? ((const Onnx__StringStringEntryProto *)p)->key : "?";
-}
-static const char *opset_name(const void *p)
-{
-    return ((const Onnx__OperatorSetIdProto *)p)->domain ? ((const Onnx__OperatorSetIdProto *)p)->domain : "";
-}
-
-#define LISTS(v, kind, field, name)                                                                                    \
-    compare_list(v, kind, (void *const *)(v)->onnx->field, (v)->onnx->n_##field, (void *const *)(v)->expected->field,  \
-                 (v)->expected->n_##field, name)
-#define GRAPH_LISTS(v, kind, field, name)                                                                              \
-    compare_list(v, kind, (void *const *)(v)->onnx->graph->field, (v)->onnx->graph->n_##field,                         \
-                 (void *const *)(v)->expected->graph->field, (v)->expected->graph->n_##field, name)
-
-static bool same_text(const char *a, const char *b) { return a == b || (a && b && !strcmp(a, b)); }
-
-/* Name, type, dims and place; the bytes come later. */
-static void compare_heads(struct verify *v)
-{
-    const Onnx__GraphProto *g = v->onnx->graph, *x = v->expected->graph;
-
-    if (g->n_initializer != x->n_initializer)
-        differ(&v->d, "graph", "initializers", "initializers: there are %zu, expected %zu", g->n_initializer,
-               x->n_initializer);
-    for (size_t i = 0; i < g->n_initializer && i < x->n_initializer; i++) {
-        Onnx__TensorProto a = *g->initializer[i], b = *x->initializer[i];
-
-        a.has_raw_data = b.has_raw_data = 0;
-        if (!same_bytes(&a.base, &b.base))
-            differ(&v->d, "tensor", onnx_name(&a),
-                   "%s: name, type, shape or place differ from what the checkpoint gives", onnx_name(&a));
-    }
-}
-
 static int compare_graph(struct verify *v, struct err *e)
 {
     struct export_job *j = &v->job;
@@ -248,23 +176,36 @@ static int compare_graph(struct verify *v, struct err *e)
     str_release(&bytes);
     if (!v->expected)
         return err_set(e, ERR_INTERNAL, "the graph that the checkpoint gives cannot be read back");
-    if (!same_text(v->onnx->producer_name, v->expected->producer_name) ||
-        !same_text(v->onnx->producer_version, v->expected->producer_version) ||
-        !same_text(v->onnx->graph->name, v->expected->graph->name) || v->onnx->ir_version != v->expected->ir_version)
-        differ(&v->d, "graph", "model.onnx",
-               "model.onnx: producer, IR version or graph name differ from what this version writes");
+    verify_graph(&v->d, &(struct graph_pair){ "model.onnx", "", "the checkpoint", v->onnx, v->expected, false });
     if (onnx_has_more(v->onnx))
         differ(&v->d, "graph", "model.onnx",
                "model.onnx: has fields that this version does not write, such as functions or sparse initializers, "
                "which may change what it computes");
-    LISTS(v, "opset", opset_import, opset_name);
-    LISTS(v, "metadata", metadata_props, meta_name);
-    GRAPH_LISTS(v, "node", node, node_name);
-    GRAPH_LISTS(v, "input", input, value_name);
-    GRAPH_LISTS(v, "output", output, value_name);
-    GRAPH_LISTS(v, "value_info", value_info, value_name);
-    compare_heads(v);
+    v->d.files++;
     return 0;
+}
+
+/* What `lora insert` makes of the model.onnx that is there; the data file is the same. */
+static void compare_lora(struct verify *v)
+{
+    const char *path = out_path(v, LORA_MODEL), *plain = out_path(v, "model.onnx");
+    Onnx__ModelProto *found = NULL, *expected = NULL;
+    struct lora_places places;
+    struct err e = { 0 };
+
+    if (!file_exists(path))
+        return;
+    if ((found = onnx_load(path, &e)) && (expected = onnx_load(plain, &e)) &&
+        lora_insert(expected, &places, &v->arena, &e))
+        err_at(&e, "%s", plain);
+    if (e.kind)
+        differ_err(&v->d, "graph", LORA_MODEL, &e);
+    else
+        verify_graph(&v->d, &(struct graph_pair){ LORA_MODEL, LORA_MODEL ": ", "an insertion into model.onnx", found,
+                                                  expected, true });
+    onnx_free(found);
+    onnx_free(expected);
+    v->d.files++;
 }
 
 /* ------------------------------------------------------------------ tensors */
@@ -487,7 +428,7 @@ static void compare_sidefile(struct verify *v, const struct sidefile *f, struct 
 static void compare_given_template(struct verify *v, struct err *e)
 {
     const char *name = "processed_chat_template.json", *how = onnx_metadata(v->onnx, META_TEMPLATE);
-    char hash[32], *text;
+    char *text;
     size_t n;
 
     if (!given_template(v) || v->repeat.chat_template)
@@ -496,8 +437,7 @@ static void compare_given_template(struct verify *v, struct err *e)
         differ_err(&v->d, "file", name, e);
         return;
     }
-    snprintf(hash, sizeof hash, "file xxh3:%016llx", (unsigned long long)XXH3_64bits(text, n));
-    if (strcmp(hash, how))
+    if (strcmp(job_template_file(XXH3_64bits(text, n), &v->arena), how))
         differ(&v->d, "file", name, "%s: is not the file that was given to the export (its XXH3 differs)", name);
     v->d.files++;
     free(text);
@@ -538,7 +478,7 @@ static int verify_all(struct verify *v, struct err *e)
     take_template_metadata(v);
     if (compare_graph(v, e) || compare_data(v, e))
         return -1;
-    v->d.files++; /* model.onnx */
+    compare_lora(v);
     compare_sidefiles(v, e);
     return 0;
 }

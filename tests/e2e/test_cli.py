@@ -285,8 +285,10 @@ def test_verify_says_what_was_compared_and_what_differs(weighbridge, model, expo
     (spoiled / "onnx_model.data").write_bytes(data)
     r = weighbridge("verify", spoiled, model)
     assert r.status == 1 and re.search(r"^tensor model\.\S+: .+\nnot ok: 1 difference in \d+ tensors", r.stdout), r.stdout
+    said = r.stdout.splitlines()[0]
     r = weighbridge("verify", spoiled, model, "--json")
     assert r.status == 1 and r.json["ok"] is False and r.json["differences"][0]["what"] == "tensor"
+    assert said == "tensor " + r.json["differences"][0]["text"]  # whose name is not said twice
 
 
 # ---------------------------------------------------------------------------------------------------- --report

@@ -470,3 +470,85 @@ def test_names_of_the_reference(weighbridge, exported, tmp_path):
         process.ok("--input_dir", path, "--output_dir", tmp_path / "theirs")
     assert tree(tmp_path / "ours") == tree(tmp_path / "theirs")
     assert process("--input_dir", path).status == 2
+
+
+# ---------------------------------------------------------------------------------------------------- verify
+
+
+@pytest.fixture(scope="module")
+def with_lora(weighbridge, tmp_path_factory):
+    """-> model, an export of it with lora_model.onnx"""
+    base = tmp_path_factory.mktemp("inserted")
+    model = checkpoints.make(base / "model", "qwen2").path
+    weighbridge.ok("export", model, base / "out")
+    weighbridge.ok("lora", "insert", base / "out")
+    weighbridge.ok("verify", base / "out", model)
+    return model, base / "out"
+
+
+def swap_inputs(m):
+    node = next(n for n in m.graph.node if n.op_type == "Concat")
+    node.input[:2] = [node.input[1], node.input[0]]
+
+
+def spoil_inline(m):
+    t = next(t for t in m.graph.initializer if t.raw_data)
+    t.raw_data = bytes([t.raw_data[0] ^ 1]) + t.raw_data[1:]
+
+
+def rename_rank(m):
+    next(i for i in m.graph.input if "lora_B" in i.name).type.tensor_type.shape.dim[0].dim_param = "other"
+
+
+def move(m):
+    t = [t for t in m.graph.initializer if t.external_data][-1]
+    next(p for p in t.external_data if p.key == "offset").value = "0"
+
+
+@pytest.mark.parametrize("change, words", [
+    (swap_inputs, ["Concat", "differs from what an insertion into model.onnx gives"]),
+    (lambda m: m.graph.input.pop(), ["input: there are"]),
+    (rename_rank, ["lora_B.weight: differs"]),
+    (lambda m: m.graph.node.pop(-1), ["node: there are"]),
+    (lambda m: m.graph.output[0].type.tensor_type.shape.dim.pop(), ["output logits: differs"]),
+    (lambda m: m.graph.initializer.pop(), ["initializers: there are"]),
+    (move, ["name, type, shape or place differ"]),
+    (spoil_inline, [": name, type, shape or place differ"]),
+    (lambda m: setattr(m, "ir_version", 8), ["IR version"]),
+    (lambda m: setattr(m, "doc_string", "other"), ["has other fields"]),
+    (lambda m: setattr(m.graph, "doc_string", "other"), ["has other fields"]),
+    (lambda m: setattr(m.metadata_props[0], "value", "other"), ["metadata weighbridge."]),
+    (lambda m: setattr(m.opset_import[0], "version", 20), ["opset"]),
+])
+def test_verify_names_what_is_not_the_insertion(change, words, weighbridge, with_lora, tmp_path):
+    model, out = with_lora
+    shutil.copytree(out, tmp_path / "out")
+    m = onnx.load(out / "lora_model.onnx", load_external_data=False)
+    change(m)
+    onnx.save(m, tmp_path / "out" / "lora_model.onnx")
+    r = weighbridge("verify", tmp_path / "out", model)
+    lines = r.stdout.splitlines()
+    assert r.status == 1 and all(line.split()[1] == "lora_model.onnx:" for line in lines[:-1]), r.stdout
+    assert all(any(w in line for line in lines) for w in words), r.stdout
+    weighbridge.ok("lora", "insert", tmp_path / "out")
+    weighbridge.ok("verify", tmp_path / "out", model)
+
+
+def test_verify_of_a_lora_model_that_cannot_be_read_or_made(weighbridge, with_lora, tmp_path):
+    model, out = with_lora
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "lora_model.onnx").write_bytes(b"no protobuf")
+    assert "lora_model.onnx" in weighbridge("verify", tmp_path / "out", model).stdout
+    shutil.copy(out / "lora_model.onnx", tmp_path / "out" / "lora_model.onnx")
+    shutil.copy(out / "lora_model.onnx", tmp_path / "out" / "model.onnx")
+    said = weighbridge("verify", tmp_path / "out", model, "--json").json["differences"]
+    assert any(d["name"] == "lora_model.onnx" and "LoRA" in d["text"] for d in said)
+
+
+def test_verify_of_a_draft_with_lora_inputs(weighbridge, golden, tmp_path):
+    weighbridge.ok("export-draft", "checkpoints/llama_eagle3", tmp_path / "out", cwd=golden)
+    weighbridge.ok("lora", "insert", tmp_path / "out")
+    files = weighbridge.ok("verify", tmp_path / "out", "checkpoints/llama_eagle3", "--json", cwd=golden).json["files"]
+    (tmp_path / "out" / "lora_model.onnx").unlink()
+    without = weighbridge.ok("verify", tmp_path / "out", "checkpoints/llama_eagle3", "--json", cwd=golden).json["files"]
+    assert files == without + 1
