@@ -8,6 +8,7 @@ set -euo pipefail
 packages=(
     gcc libc6-dev cmake ninja-build pkg-config                                           # to build
     libjansson-dev liburing-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev      # libraries
+    libopenblas-serial-dev                                                               # multiplies LoRA factors
     python3 python3-jinja2                                                               # renders chat templates
     python3-venv ca-certificates                                                         # the demo and the tests
 )

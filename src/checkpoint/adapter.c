@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_MOST = 16 << 20 };
+enum { CONFIG_MOST = 16 << 20, RANK_MOST = 1 << 16 };
 
 /* ---- adapter_config.json ---- */
 
@@ -154,6 +154,24 @@ static enum half split_name(const char *name, const char **module, struct arena 
     return HALF_NONE;
 }
 
+const char *adapter_canonical(const char *module)
+{
+    static const char *const wrappers[] = { "model.", "language_model.", "text_model.", "thinker." };
+    size_t i = 0;
+
+    while (i < sizeof wrappers / sizeof *wrappers) {
+        size_t n = strlen(wrappers[i]);
+
+        if (!strncmp(module, wrappers[i], n)) {
+            module += n;
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+    return module;
+}
+
 struct entry { /* one tensor */
     const char *module;
     enum half half;
@@ -216,6 +234,9 @@ static int check_pair(const struct adapter *ad, const struct adapter_pair *p, do
             "%s: %s: lora_A is [%llu, %llu] and lora_B [%llu, %llu], expected [r, in] and [out, r] with one r", ad->dir,
             q, (unsigned long long)p->a->shape[0], (unsigned long long)p->a->shape[1],
             (unsigned long long)p->b->shape[0], (unsigned long long)p->b->shape[1]);
+    if (p->a->shape[0] > RANK_MOST)
+        return err_set(e, ERR_UNSUPPORTED, "%s: %s: has rank %llu, at most %d is supported", ad->dir, q,
+                       (unsigned long long)p->a->shape[0], RANK_MOST);
     if ((double)p->a->shape[0] != rank)
         return err_set(e, ERR_FORMAT,
                        "%s: %s: lora_A is [%llu, %llu], expected [%g, %llu] by the rank in adapter_config.json",
@@ -241,10 +262,30 @@ static int pair_up(struct adapter *ad, const struct entry *entry, size_t n, stru
         if (i + 2 < n && !strcmp(entry[i].module, entry[i + 2].module))
             return err_set(e, ERR_FORMAT, "%s: module %s has lora_%c twice", ad->file.file->path,
                            str_quote(q, entry[i].module), entry[i + 2].half == HALF_A ? 'A' : 'B');
-        ad->pair[ad->pairs_n++] =
-            (struct adapter_pair){ .module = entry[i].module, .a = entry[i].t, .b = entry[i + 1].t };
+        ad->pair[ad->pairs_n++] = (struct adapter_pair){ .module = entry[i].module,
+                                                         .canonical = adapter_canonical(entry[i].module),
+                                                         .file = &ad->file.file[entry[i].t->file],
+                                                         .a = entry[i].t,
+                                                         .b = entry[i + 1].t };
     }
     return n ? 0 : err_set(e, ERR_FORMAT, "%s: has no lora_A.weight and lora_B.weight", ad->file.file->path);
+}
+
+static int by_canonical(const void *pa, const void *pb)
+{
+    return strcmp(((const struct adapter_pair *)pa)->canonical, ((const struct adapter_pair *)pb)->canonical);
+}
+
+static int sort_pairs(struct adapter *ad, struct err *e)
+{
+    char q[STR_QUOTED];
+
+    qsort(ad->pair, ad->pairs_n, sizeof *ad->pair, by_canonical);
+    for (size_t i = 1; i < ad->pairs_n; i++)
+        if (!by_canonical(&ad->pair[i - 1], &ad->pair[i]))
+            return err_set(e, ERR_FORMAT, "%s: has module %s under two names: expected one", ad->dir,
+                           str_quote(q, ad->pair[i].canonical));
+    return 0;
 }
 
 static int set_scales(struct adapter *ad, struct arena *a, struct err *e)
@@ -310,7 +351,7 @@ int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct no
     if (check_settings(ad, e) || open_weights(ad, a, e))
         goto fail;
     entry = arena_array(a, ad->file.tensors_n + 1, sizeof *entry);
-    if (sort_tensors(ad, entry, &n, a, e) || pair_up(ad, entry, n, a, e) || set_scales(ad, a, e))
+    if (sort_tensors(ad, entry, &n, a, e) || pair_up(ad, entry, n, a, e) || sort_pairs(ad, e) || set_scales(ad, a, e))
         goto fail;
     note_init(ad, notes);
     return 0;
@@ -324,4 +365,33 @@ void adapter_close(struct adapter *ad)
     ckpt_close(&ad->file);
     json_decref(ad->config);
     ad->config = NULL;
+}
+
+const struct adapter_pair *adapter_take(struct adapter *ad, const char *canonical)
+{
+    struct adapter_pair key = { .canonical = canonical };
+    struct adapter_pair *p = bsearch(&key, ad->pair, ad->pairs_n, sizeof *p, by_canonical);
+
+    if (p)
+        p->taken = true;
+    return p;
+}
+
+int adapter_check_fit(const struct adapter_pair *p, const struct tensor *weight, struct err *e)
+{
+    unsigned long long out = p->b->shape[0], in = p->a->shape[1];
+    struct str shape = { 0 };
+    char q[STR_QUOTED];
+    int ret = 0;
+
+    shape_print(&shape, weight);
+    if (weight->rank != 2 || weight->shape[0] != out || weight->shape[1] != in)
+        ret = err_set(e, ERR_FORMAT,
+                      "%s: module %s has lora_A [%llu, %llu] and lora_B [%llu, %llu], for a weight [%llu, %llu], but "
+                      "%s is %s: the adapter is for a model with %llu inputs there; give the model that it was trained "
+                      "on",
+                      p->file->path, str_quote(q, p->module), (unsigned long long)p->a->shape[0], in, out,
+                      (unsigned long long)p->b->shape[1], out, in, weight->name, str_text(&shape), in);
+    str_release(&shape);
+    return ret;
 }

@@ -13,17 +13,20 @@
 #define ADAPTER_WEIGHTS "adapter_model.safetensors"
 
 struct adapter_pair {
-    const char *module;         /* as the adapter spells it, without "base_model.model." */
-    const struct tensor *a, *b; /* [r, k], [n, r]; one dtype of F32, BF16, F16 each */
+    const char *module;           /* as the adapter spells it, without "base_model.model." */
+    const char *canonical;        /* the same without the decoder's wrappers: "layers.0.self_attn.q_proj", "lm_head" */
+    const struct ckpt_file *file; /* that both stand in */
+    const struct tensor *a, *b;   /* [r, k], [n, r]; one dtype of F32, BF16, F16 each */
     uint64_t rank;
     double scale;
+    bool taken; /* somebody asked for it */
 };
 
 struct adapter {
     const char *dir, *config_path;
     json_t *config;
     struct checkpoint file;
-    struct adapter_pair *pair; /* sorted by module */
+    struct adapter_pair *pair; /* sorted by canonical name, each once */
     size_t pairs_n;
     const struct tensor **norm; /* tensors of norms, which are in no pair */
     size_t norms_n;
@@ -34,5 +37,13 @@ bool adapter_is_there(const char *dir, struct arena *a);
 /* Everything lives in the arena but config, which adapter_close gives back; no file stays open. */
 int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct notes *notes, struct err *e);
 void adapter_close(struct adapter *ad);
+
+/* "language_model.model.layers.0.mlp.up_proj" -> "layers.0.mlp.up_proj", whichever wrapper of the decoder stands in
+ * front; other modules lose a "model." only. A part of `module`. */
+const char *adapter_canonical(const char *module);
+/* The pair of a canonical name, which is taken then. NULL: there is none. */
+const struct adapter_pair *adapter_take(struct adapter *ad, const char *canonical);
+/* Whether the pair is for a weight [out, in] of this shape; else both are named. */
+int adapter_check_fit(const struct adapter_pair *p, const struct tensor *weight, struct err *e);
 
 #endif

@@ -33,31 +33,6 @@ struct process {
 
 /* ---- which pairs, under which names ---- */
 
-/* "language_model.model.layers.0.mlp.up_proj" -> "model.layers.0.mlp.up_proj", the name in the graph, whichever wrapper
- * of the decoder the adapter was trained in. NULL: not of a text decoder. */
-static const char *canonical(const char *module, struct arena *a)
-{
-    static const char *const wrappers[] = { "model.", "language_model.", "text_model.", "thinker." };
-    size_t i = 0;
-
-    while (i < sizeof wrappers / sizeof *wrappers) {
-        size_t n = strlen(wrappers[i]);
-
-        if (!strncmp(module, wrappers[i], n)) {
-            module += n;
-            i = 0;
-        } else {
-            i++;
-        }
-    }
-    return strncmp(module, "layers.", 7) ? NULL : arena_printf(a, "model.%s", module);
-}
-
-static int by_module(const void *pa, const void *pb)
-{
-    return strcmp(((const struct adapter_pair *)pa)->module, ((const struct adapter_pair *)pb)->module);
-}
-
 struct left_out {
     size_t n;
     const char *first;
@@ -86,15 +61,15 @@ static int choose_pairs(struct process *p, struct err *e)
 
     p->pair = arena_array(&p->arena, ad->pairs_n, sizeof *p->pair);
     for (size_t i = 0; i < ad->pairs_n; i++) {
-        const char *name = canonical(ad->pair[i].module, &p->arena);
+        const char *name = ad->pair[i].canonical;
 
         if (strstr(ad->pair[i].module, "lm_head")) {
             leave_out(&head, ad->pair[i].module);
-        } else if (!name) {
+        } else if (strncmp(name, "layers.", 7)) {
             leave_out(&other, ad->pair[i].module);
         } else {
             p->pair[p->pairs_n] = ad->pair[i];
-            p->pair[p->pairs_n++].module = name;
+            p->pair[p->pairs_n++].module = arena_printf(&p->arena, "model.%s", name);
         }
     }
     if (!p->pairs_n)
@@ -102,11 +77,6 @@ static int choose_pairs(struct process *p, struct err *e)
                        "%s: none of its %zu modules is a linear of a text decoder's layers, the first is %s: expected "
                        "names such as base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
                        p->o->model, ad->pairs_n, str_quote(q, ad->pairs_n ? ad->pair[0].module : ""));
-    qsort(p->pair, p->pairs_n, sizeof *p->pair, by_module);
-    for (size_t i = 1; i < p->pairs_n; i++)
-        if (!strcmp(p->pair[i - 1].module, p->pair[i].module))
-            return err_set(e, ERR_FORMAT, "%s: has module %s under two names: expected one", p->o->model,
-                           str_quote(q, p->pair[i].module));
     note_left_out(p, &head, "module", "the output head takes no adapter at run time; merge the adapter to have it");
     note_left_out(p, &norm, "tensor", "norms take no adapter at run time");
     note_left_out(p, &other, "module", "it lies outside the text decoder's layers");

@@ -11,6 +11,7 @@ static struct recipe *make(struct arena *a, enum recipe_op op, const struct reci
     r->in = in;
     r->source = NULL;
     r->rows = NULL;
+    r->merge = NULL;
     return r;
 }
 
@@ -89,6 +90,23 @@ const struct recipe *recipe_transpose(struct arena *a, const struct recipe *in, 
     return r;
 }
 
+const struct recipe *recipe_merge(struct arena *a, const struct recipe *in, const struct adapter_pair *pair,
+                                  struct err *e)
+{
+    const struct tensor *t = source_of(in);
+    struct recipe *r;
+
+    if (in->op != RECIPE_CAST || in->dtype != DT_F16 || in->rank != 2) {
+        err_set(e, ERR_INTERNAL, "%s: an adapter can be merged into a matrix in F16 only", t->name);
+        return NULL;
+    }
+    if (adapter_check_fit(pair, t, e))
+        return NULL;
+    r = make(a, RECIPE_MERGE, in);
+    r->merge = pair;
+    return r;
+}
+
 const struct recipe *recipe_constant(struct arena *a, enum dtype t, uint64_t n, const void *bytes)
 {
     struct recipe *r = make(a, RECIPE_CONSTANT, NULL);
@@ -132,6 +150,11 @@ void recipe_describe(const struct recipe *r, struct str *out)
         recipe_describe(r->in, out);
         str_adds(out, ")");
         break;
+    case RECIPE_MERGE:
+        str_adds(out, "merge(");
+        recipe_describe(r->in, out);
+        str_addf(out, ", lora %s)", r->merge->module);
+        break;
     case RECIPE_CONSTANT:
         str_adds(out, "constant");
         break;
@@ -143,11 +166,15 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
     enum transform_kind kind = TRANSFORM_CAST;
     enum dtype dst = r->dtype;
     const struct recipe *rows = NULL;
+    bool matrix;
 
     if (r->op == RECIPE_TRANSPOSE) {
         kind = TRANSFORM_TRANSPOSE;
         r = r->in;
     }
+    p->merge = r->op == RECIPE_MERGE ? r->merge : NULL;
+    if (r->op == RECIPE_MERGE)
+        r = r->in;
     if (r->op == RECIPE_CAST)
         r = r->in;
     if (r->op == RECIPE_ROWS) {
@@ -162,8 +189,9 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
         return err_set(e, ERR_INTERNAL, "%s: no transform from %s to %s", r->source->name, dtype_name(r->dtype),
                        dtype_name(dst));
     p->gather = rows ? rows->rows : NULL;
-    p->rows = rows ? rows->shape[0] : kind == TRANSFORM_TRANSPOSE ? r->shape[0] : 1;
-    p->cols = rows || kind == TRANSFORM_TRANSPOSE ? r->shape[1] : r->source->elements;
+    matrix = rows || p->merge || kind == TRANSFORM_TRANSPOSE;
+    p->rows = rows ? rows->shape[0] : matrix ? r->shape[0] : 1;
+    p->cols = matrix ? r->shape[1] : r->source->elements;
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <xxhash.h>
 #include "base/arena.h"
 #include "base/clock.h"
+#include "io/file.h"
 #include "pipeline/run.h"
 
 enum { PROGRESS_NS = 200000000 };
@@ -131,22 +132,41 @@ static void result_init(struct run_result *r, const struct plan *p)
         r->item[i].xxh3 = XXH3_64bits("", 0); /* of an empty one; the others get theirs */
 }
 
+static int adapter_open_file(struct run *r, struct err *e)
+{
+    if (r->plan->adapter)
+        r->adapter_fd = source_open(r->plan->adapter, e);
+    return r->plan->adapter && r->adapter_fd < 0 ? -1 : 0;
+}
+
+/* Workers read it all the time; whether it stayed the same is asked once, at the end. */
+static int adapter_close_file(struct run *r, int ret, struct err *e)
+{
+    if (r->adapter_fd < 0)
+        return ret;
+    if (!ret)
+        ret = source_check(r->adapter_fd, r->plan->adapter, "while it was being read", e);
+    file_close(r->adapter_fd);
+    return ret;
+}
+
 int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
                  struct err *e)
 {
-    struct run run = { .plan = p, .result = r };
+    struct run run = { .plan = p, .result = r, .adapter_fd = -1 };
     double begin = clock_wall();
     int ret = -1;
 
     result_init(r, p);
     locks_init(&run);
     /* Whatever may be refused comes before the first file: memory, engines. */
-    if (ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
+    if (adapter_open_file(&run, e) || ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
         io_open(&run.out, o->io, WRITE_DEPTH, e) || outputs_create(&run, dir_fd, dir, e))
         goto out;
     r->engine = run.in.engine->name;
     ret = move(&run, o, begin, e);
 out:
+    ret = adapter_close_file(&run, ret, e);
     outputs_close(&run);
     io_close(&run.in);
     io_close(&run.out);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "io/io.h"
+#include "pipeline/merger.h"
 
 enum {
     TILE_BYTES_MAX = 4 << 20,  /* reads of 1-4 MiB are the quickest that a disk gives */
@@ -48,6 +49,8 @@ struct demand {       /* of all groups */
     bool panels;
     uint64_t panel_most; /* bytes of the largest whole tensor (or tensors, where a group has several) */
     uint64_t panel_all;  /* bytes of all of them */
+    const struct ckpt_file *adapter;
+    uint64_t merge_rank; /* of the adapter at most */
 };
 
 static uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
@@ -112,7 +115,7 @@ fail:
 static void group_add(struct group *g, const struct use *u)
 {
     g->uses++;
-    if (u->panel || u->plain.gather) {
+    if (u->panel || u->plain.gather || u->plain.merge) {
         g->rows = u->plain.rows;
         g->cols = u->plain.cols;
     }
@@ -162,6 +165,15 @@ static uint64_t panel_room(const struct group *g, uint64_t rows, unsigned dst)
     return round_up(g->cols * pitch, LAYOUT_ALIGN);
 }
 
+static void demand_merge(struct demand *d, const struct group *g)
+{
+    for (size_t i = 0; i < g->uses; i++)
+        if (g->use[i].plain.merge) {
+            d->adapter = g->use[i].plain.merge->file;
+            d->merge_rank = most(d->merge_rank, g->use[i].plain.merge->rank);
+        }
+}
+
 static struct demand demand_of(const struct group *group, size_t groups)
 {
     struct demand d = { 0 };
@@ -172,6 +184,7 @@ static struct demand demand_of(const struct group *group, size_t groups)
 
         d.streams = g->streams > d.streams ? g->streams : d.streams;
         d.panels |= g->panels > 0;
+        demand_merge(&d, g);
         d.panel_most = most(d.panel_most, room);
         if (__builtin_add_overflow(d.panel_all, room, &d.panel_all))
             d.panel_all = UINT64_MAX;
@@ -181,7 +194,8 @@ static struct demand demand_of(const struct group *group, size_t groups)
 
 static uint64_t fixed_bytes(const struct plan *p)
 {
-    return (uint64_t)p->tile_slots * plan_tile_room(p) + (uint64_t)p->stream_slots * p->stream_bytes;
+    return (uint64_t)p->tile_slots * plan_tile_room(p) + (uint64_t)p->stream_slots * p->stream_bytes +
+           (uint64_t)p->workers * p->merge_bytes;
 }
 
 /* Tiles and stream slabs get two fifths of the memory at most, as long as row panels want the rest. */
@@ -189,6 +203,10 @@ static bool sizes_choose(struct plan *p, const struct plan_budget *b, const stru
 {
     uint64_t share = d->panels ? b->memory / 5 * 2 : b->memory;
 
+    p->adapter = d->adapter;
+    p->merge_rank = d->merge_rank;
+    p->workers = d->adapter ? b->threads : 0;
+    p->merge_bytes = d->adapter ? merger_bytes(d->merge_rank) : 0;
     p->tile_slots = b->threads + READ_AHEAD;
     p->stream_slots = d->streams ? (unsigned)most(STREAM_SLOTS, 2 * d->streams) : 0;
     for (p->tile_bytes = TILE_BYTES_MAX;; p->tile_bytes /= 2) {
@@ -397,7 +415,12 @@ static void tile_add(struct cutter *c, struct group *g, struct rect t, uint64_t 
 
     for (size_t i = 0; i < g->uses; i++) {
         struct use *u = &g->use[i];
-        struct job_plan j = { .rows = t.rows, .cols = t.cols, .src_pitch = t.cols * g->src };
+        struct job_plan j = { .rows = t.rows,
+                              .cols = t.cols,
+                              .src_pitch = t.cols * g->src,
+                              .row = t.row,
+                              .col = t.col,
+                              .gather = g->gather };
 
         if (u->panel) {
             if (t.row == r0 && !t.col)
@@ -409,6 +432,7 @@ static void tile_add(struct cutter *c, struct group *g, struct rect t, uint64_t 
             j.slab = slab_stream(c, u, first, n);
             j.dst_pitch = t.cols * u->dst;
         }
+        j.merge = u->plain.merge;
         job_add(c, u, j);
     }
     p->tile = room_for_one(p->tile, p->tiles_n, &c->tiles_cap, sizeof *p->tile);

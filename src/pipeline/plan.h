@@ -44,6 +44,9 @@ struct job_plan {
     uint64_t slab;                           /* index */
     uint64_t dst_off;                        /* in the slab's buffer */
     size_t src_pitch, dst_pitch, rows, cols; /* see struct job; its source is the tile's first byte */
+    const struct adapter_pair *merge;        /* is added on the way; NULL: nothing. Then: */
+    uint64_t row, col;                       /* where in the item it begins */
+    const int32_t *gather;                   /* row i of the item is row gather[i] of the source; NULL: row i */
 };
 
 struct tile_plan {
@@ -70,9 +73,13 @@ struct plan {
     uint64_t slabs_n, jobs_n, tiles_n;
     /* buffers */
     unsigned tile_slots, stream_slots;
-    size_t tile_bytes;          /* of a tile at most */
-    size_t stream_bytes;        /* of a stream slot */
-    size_t panel_bytes;         /* of the panel area */
+    size_t tile_bytes;   /* of a tile at most */
+    size_t stream_bytes; /* of a stream slot */
+    size_t panel_bytes;  /* of the panel area */
+    unsigned workers;    /* that have room for merging an adapter; 0: there is none */
+    size_t merge_bytes;  /* of that room, each */
+    uint64_t merge_rank; /* of the adapter at most */
+    const struct ckpt_file *adapter;
     uint64_t buffers;           /* all of them: at most budget.memory */
     uint64_t to_read, to_write; /* bytes; rounding out to blocks aside */
     uint64_t paneled;           /* items that need more than one row panel */

@@ -44,7 +44,7 @@ struct reader {
     unsigned idle_n;
 };
 
-static int shard_check(int fd, const struct ckpt_file *f, const char *when, struct err *e)
+int source_check(int fd, const struct ckpt_file *f, const char *when, struct err *e)
 {
     struct file_id id;
 
@@ -56,11 +56,11 @@ static int shard_check(int fd, const struct ckpt_file *f, const char *when, stru
     return 0;
 }
 
-static int source_open(const struct ckpt_file *f, struct err *e)
+int source_open(const struct ckpt_file *f, struct err *e)
 {
     int fd = io_open_read(f->path, e);
 
-    if (fd < 0 || !shard_check(fd, f, "since its header was read", e))
+    if (fd < 0 || !source_check(fd, f, "since its header was read", e))
         return fd;
     close(fd);
     return -1;
@@ -94,7 +94,7 @@ static int shard_open_rows(struct shard *s, const struct ckpt_file *f, struct er
 
 static int shard_close(struct shard *s, const struct ckpt_file *f, struct err *e)
 {
-    int ret = shard_check(s->fd, f, "while it was being read", e);
+    int ret = source_check(s->fd, f, "while it was being read", e);
 
     close(s->fd);
     if (s->rows_fd < 0)

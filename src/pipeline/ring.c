@@ -38,6 +38,8 @@ static void share_out(struct ring *r)
     for (unsigned i = 0; i < p->tile_slots; i++, at += plan_tile_room(p))
         r->slot[i].buf = at;
     poison(r->memory, p->buffers, 1);
+    r->merge = at;
+    poison(r->merge, p->workers * p->merge_bytes, 0);
 }
 
 static uint64_t next_in_pool(const struct ring *r, enum slab_pool pool, uint64_t from)

@@ -48,7 +48,8 @@ struct ring {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     const struct plan *plan;
-    unsigned char *memory, *streams, *panels; /* one mapping; in it the stream slots and the panel area */
+    unsigned char *memory, *streams, *panels; /* one mapping; in it the stream slots and the panel area, */
+    unsigned char *merge;                     /* and the workers' room for merging an adapter */
     struct tile_slot *slot;                   /* plan.tile_slots of them */
     bool *stream_used;                        /* plan.stream_slots of them */
     struct slab_state *slab;                  /* plan.slabs_n of them */

@@ -19,6 +19,8 @@ struct run {
     const struct plan *plan;
     struct run_result *result; /* reader and writer have fields of their own, workers' are under the lock */
     struct ring ring;
+    int adapter_fd;              /* -1: none */
+    atomic_uint worker;          /* the next one's number */
     struct io in, out;           /* the reader's engine and the writer's */
     struct out_file *file;       /* of the layout */
     atomic_ullong read, written; /* bytes, for progress */
@@ -31,6 +33,10 @@ struct run {
 void *reader_main(void *run);
 void *worker_main(void *run);
 void *writer_main(void *run);
+
+/* A file of the checkpoint; an error when it is not the file any more that was planned with, as `when` says. */
+int source_open(const struct ckpt_file *f, struct err *e);
+int source_check(int fd, const struct ckpt_file *f, const char *when, struct err *e);
 
 /* The last that a thread does. */
 void run_leave(struct run *r);

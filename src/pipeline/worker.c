@@ -1,8 +1,10 @@
 /* worker.c - loaded tiles through their transforms into slabs. */
 #include "base/clock.h"
+#include "pipeline/merger.h"
 #include "pipeline/run.h"
 
-static void job_do(const struct run *r, const struct job_plan *plan, const unsigned char *src, struct counters *c)
+static int job_do(const struct run *r, struct merger *m, const struct job_plan *plan, const unsigned char *src,
+                  struct counters *c, struct err *e)
 {
     struct job j = { .src = src,
                      .src_pitch = plan->src_pitch,
@@ -11,8 +13,12 @@ static void job_do(const struct run *r, const struct job_plan *plan, const unsig
                      .rows = plan->rows,
                      .cols = plan->cols };
 
-    transform_best(plan->transform)(&j);
+    if (plan->merge && merger_do(m, plan, &j, e))
+        return -1;
+    if (!plan->merge)
+        transform_best(plan->transform)(&j);
     *c = j.counters;
+    return 0;
 }
 
 static void count(struct run *r, const struct job_plan *plan, const struct counters *c)
@@ -22,22 +28,43 @@ static void count(struct run *r, const struct job_plan *plan, const struct count
     pthread_mutex_unlock(&r->lock);
 }
 
+static int tile_do(struct run *r, struct merger *m, const struct tile_slot *t, struct err *e)
+{
+    const struct tile_plan *tile = &r->plan->tile[t->tile];
+
+    for (uint64_t j = tile->job; j < tile->job + tile->jobs; j++) {
+        struct counters c = { 0 };
+
+        if (job_do(r, m, &r->plan->job[j], t->src, &c, e))
+            return -1;
+        count(r, &r->plan->job[j], &c);
+    }
+    return 0;
+}
+
+static void merger_of_worker(struct merger *m, struct run *r)
+{
+    size_t number = atomic_fetch_add(&r->worker, 1);
+
+    if (r->plan->adapter)
+        merger_init(m, r->ring.merge + number * r->plan->merge_bytes, r->plan->merge_rank, r->adapter_fd,
+                    r->plan->adapter->path);
+}
+
 void *worker_main(void *arg)
 {
     struct run *r = arg;
+    struct merger merger = { 0 };
     struct tile_slot *t;
+    struct err e = { 0 };
     double busy = 0;
 
-    while ((t = ring_to_transform(&r->ring))) {
-        const struct tile_plan *tile = &r->plan->tile[t->tile];
+    merger_of_worker(&merger, r);
+    while (!e.kind && (t = ring_to_transform(&r->ring))) {
         double begin = clock_wall();
 
-        for (uint64_t j = tile->job; j < tile->job + tile->jobs; j++) {
-            struct counters c = { 0 };
-
-            job_do(r, &r->plan->job[j], t->src, &c);
-            count(r, &r->plan->job[j], &c);
-        }
+        if (tile_do(r, &merger, t, &e))
+            ring_fail(&r->ring, &e);
         busy += clock_wall() - begin;
         ring_transformed(&r->ring, t);
     }

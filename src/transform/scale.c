@@ -1,33 +1,7 @@
 #include "transform/scale.h"
 #include "transform/cast_lane.h"
+#include "transform/widen_lane.h"
 #include <string.h>
-
-static float f32_of_bits(uint32_t bits)
-{
-    float x;
-
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static uint32_t bits_of_f32(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static float f16_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff;
-
-    if (exponent == 31)
-        return f32_of_bits(sign | 0x7f800000 | mantissa << 13);
-    if (exponent)
-        return f32_of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-    return (sign ? -1.0f : 1.0f) * (float)mantissa * 0x1p-24f; /* subnormal: exact */
-}
 
 static uint16_t f32_to_bf16(float x)
 {
@@ -54,8 +28,7 @@ bool scale_elements(void *p, enum dtype t, size_t n, float scale, struct counter
             continue;
         }
         memcpy(&h, at, sizeof h);
-        h = t == DT_BF16 ? f32_to_bf16(f32_of_bits((uint32_t)h << 16) * scale)
-                         : f32_to_f16(bits_of_f32(f16_to_f32(h) * scale), c);
+        h = t == DT_BF16 ? f32_to_bf16(bf16_to_f32(h) * scale) : f32_to_f16(bits_of_f32(f16_to_f32(h) * scale), c);
         memcpy(at, &h, sizeof h);
     }
     return true;

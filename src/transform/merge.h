@@ -1,0 +1,16 @@
+/* merge.h - the sum in a LoRA merge: a weight, rounded to fp16, plus a scaled product of the adapter's matrices.
+ * Product times scale and the sum are rounded to fp32 each, as PyTorch does it: compilers must not make one
+ * instruction of the two (the build forbids contraction). */
+#ifndef TRANSFORM_MERGE_H
+#define TRANSFORM_MERGE_H
+#include <stddef.h>
+#include <stdint.h>
+#include "base/dtype.h"
+
+/* sum[i] = w[i] + product[i] * scale; w in fp16. */
+void merge_add(float *sum, const uint16_t *w, const float *product, size_t n, float scale);
+
+/* Elements of F32, BF16 or F16 at any address as fp32, which holds them exactly. */
+void widen(float *to, const void *from, enum dtype t, size_t n);
+
+#endif
