@@ -19,6 +19,7 @@ int(err_set)(struct err *e, enum err_kind kind, const char *fmt, ...)
     if (vsnprintf(e->msg, sizeof e->msg, fmt, ap) >= (int)sizeof e->msg)
         end_cut(e->msg, sizeof e->msg);
     va_end(ap);
+    str_clean(e->msg);
     return -1;
 }
 
@@ -33,6 +34,7 @@ int(err_at)(struct err *e, const char *fmt, ...)
     if (vsnprintf(at, sizeof at - 2, fmt, ap) >= (int)sizeof at - 2)
         end_cut(at, sizeof at - 2);
     va_end(ap);
+    str_clean(at);
     strcat(at, ": ");
     at_n = strlen(at);
     old_n = strlen(e->msg);

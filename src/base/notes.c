@@ -25,6 +25,7 @@ void notes_add(struct notes *n, enum note_kind kind, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(note->text, (size_t)len + 1, fmt, ap);
     va_end(ap);
+    str_clean(note->text);
 }
 
 int notes_strict(const struct notes *n, struct err *e)

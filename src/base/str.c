@@ -69,6 +69,26 @@ const char *str_bytes(char out[24], unsigned long long bytes)
     return out;
 }
 
+/* How many bytes the control character at s has; 0: it is none. C1 is C2 80..9F in UTF-8. */
+static size_t control_bytes(const char *s)
+{
+    unsigned char c = (unsigned char)s[0], next = (unsigned char)s[1];
+
+    if (c == 0xc2 && next >= 0x80 && next < 0xa0)
+        return 2;
+    return (c && c < 0x20) || c == 0x7f;
+}
+
+void str_clean(char *s)
+{
+    while (*s) {
+        size_t n = strncmp(s, "\n  ", 3) ? control_bytes(s) : 0;
+
+        memset(s, '?', n);
+        s += n ? n : 1;
+    }
+}
+
 size_t str_whole(const char *s, size_t n)
 {
     size_t last = n; /* where the last character begins */
@@ -89,9 +109,11 @@ const char *str_quote(char out[STR_QUOTED], const char *name)
 {
     size_t len = strlen(name), n = len <= STR_QUOTED - 6 ? len : str_whole(name, STR_QUOTED - 6);
 
-    for (size_t i = 0; i < n; i++)
-        out[i + 1] = name[i] > 0 && (name[i] < 0x20 || name[i] == 0x7f) ? '?' : name[i];
+    memcpy(out + 1, name, n);
     out[0] = '"';
     strcpy(out + n + 1, n < len ? "...\"" : "\"");
+    for (char *p = out; (p = strchr(p, '\n'));) /* a name has no second line */
+        *p = '?';
+    str_clean(out);
     return out;
 }

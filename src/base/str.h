@@ -24,6 +24,9 @@ const char *str_bytes(char out[24], unsigned long long bytes);
  * behind, so that no name can break a line or drown a sentence. Returns `out`. */
 enum { STR_QUOTED = 128 };
 const char *str_quote(char out[STR_QUOTED], const char *name);
+/* Puts '?' for each byte of a control character (C0, DEL, C1), but keeps the line ends of a message of several lines,
+ * which have two spaces behind. */
+void str_clean(char *s);
 /* Of the first n bytes of s: how many hold whole UTF-8 characters only. */
 size_t str_whole(const char *s, size_t n);
 

@@ -10,17 +10,25 @@
 
 enum { INDEX_MOST = 100000000 };
 
-/* Inside the directory, and fit to be shown in a message. */
+/* "./x" is x: one spelling for each file. */
+static const char *plain_name(const char *name)
+{
+    while (!strncmp(name, "./", 2))
+        name += 2;
+    return name;
+}
+
+/* Inside the directory, without detours, and fit to be shown in a message. */
 static bool file_name_ok(const char *name)
 {
-    const char *part = name;
+    const char *part = name = plain_name(name);
 
     for (const char *p = name;; p++) {
         if (*p && ((unsigned char)*p < 0x20 || *p == 0x7f))
             return false;
         if (*p && *p != '/')
             continue;
-        if (p == part || (p - part == 2 && !memcmp(part, "..", 2)))
+        if (p == part || (p - part <= 2 && !memcmp(part, "..", (size_t)(p - part))))
             return false;
         if (!*p)
             return true;
@@ -57,7 +65,7 @@ static void list_files(struct index *ix, struct arena *a)
     const char *key;
     json_t *value;
 
-    json_object_foreach(ix->map, key, value) name[n++] = json_string_value(value);
+    json_object_foreach(ix->map, key, value) name[n++] = plain_name(json_string_value(value));
     ix->files = listing_of(name, n);
     for (size_t i = 0; i < ix->files.n; i++)
         name[i] = arena_strdup(a, name[i]);
@@ -94,7 +102,7 @@ void index_compare(const struct index *ix, const struct checkpoint *c, struct fa
     json_object_foreach(ix->map, key, value)
     {
         const struct tensor *t = ckpt_find(c, key);
-        const char *file = json_string_value(value);
+        const char *file = plain_name(json_string_value(value));
 
         if (!t || strcmp(c->file[t->file].name, file))
             faults_addf(f, "%s: puts tensor %s into %s, which does not hold it%s%s: download both again", ix->path,

@@ -9,14 +9,28 @@ static const char *program = "weighbridge";
 void say_as(const char *name) { program = name; }
 const char *say_name(void) { return program; }
 
-/* C0, DEL, and C1, which is C2 80..9F in UTF-8. */
-static int control_bytes(const char *s)
+/* Bytes of the UTF-8 character at s, 0 where there is none. */
+static int character_bytes(const unsigned char *s)
+{
+    int n = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
+
+    for (int i = 1; i < n; i++)
+        if ((s[i] & 0xC0) != 0x80)
+            return 0;
+    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] >= 0xA0) || (s[0] == 0xF0 && s[1] < 0x90) ||
+        (s[0] == 0xF4 && s[1] >= 0x90))
+        return 0; /* longer than it need be, half of a pair, or beyond the last */
+    return n;
+}
+
+/* Bytes at s that a terminal must not get: C0, DEL, C1 (C2 80..9F in UTF-8), and what is no UTF-8. */
+static int unfit_bytes(const char *s)
 {
     unsigned char c = (unsigned char)s[0], next = (unsigned char)s[1];
 
     if (c == 0xC2 && next >= 0x80 && next < 0xA0)
         return 2;
-    return (c < 0x20 && c != '\n') || c == 0x7F;
+    return (c < 0x20 && c != '\n') || c == 0x7F || !character_bytes((const unsigned char *)s);
 }
 
 char *say_text(const char *fmt, va_list ap)
@@ -27,13 +41,11 @@ char *say_text(const char *fmt, va_list ap)
         abort(); /* no memory for a line of text */
     to = clean;
     for (const char *s = raw; *s;) {
-        int n = control_bytes(s);
+        int unfit = unfit_bytes(s), n = unfit ? unfit : character_bytes((const unsigned char *)s);
 
         for (int i = 0; i < n; i++)
-            to += sprintf(to, "\\x%02x", (unsigned)(unsigned char)s[i]);
-        if (!n)
-            *to++ = *s;
-        s += n ? n : 1;
+            to += sprintf(to, unfit ? "\\x%02x" : "%c", (unsigned)(unsigned char)s[i]);
+        s += n;
     }
     *to = 0;
     free(raw);
@@ -107,7 +119,7 @@ static const char *put_bytes(char out[24], uint64_t bytes, double base, const ch
     }
     for (; v >= base - 0.05 && u < 5; u++)
         v /= base;
-    snprintf(out, 24, v < 10 ? "%.2f %c%s" : "%.1f %c%s", v, (base < 1024 ? "kMGTPE" : "KMGTPE")[u], suffix);
+    snprintf(out, 24, v < 9.995 ? "%.2f %c%s" : "%.1f %c%s", v, (base < 1024 ? "kMGTPE" : "KMGTPE")[u], suffix);
     return out;
 }
 

@@ -229,19 +229,26 @@ static json_t *onnx_values(Onnx__ValueInfoProto *const *v, size_t n)
     return list;
 }
 
+/* A member whose name comes from the file. */
+static void put_named(json_t *o, const char *key, json_t *v)
+{
+    json_t *name = document_string(key ? key : "");
+
+    put(o, json_string_value(name), v);
+    json_decref(name);
+}
+
 static json_t *onnx_facts(const Onnx__ModelProto *m)
 {
     json_t *o = json_object(), *opsets = json_object();
 
     for (size_t i = 0; i < m->n_metadata_props; i++)
-        if (m->metadata_props[i]->key)
-            put_text(o, m->metadata_props[i]->key, m->metadata_props[i]->value);
+        put_named(o, m->metadata_props[i]->key, document_string(m->metadata_props[i]->value));
     put_text(o, "producer", m->producer_name);
     put_text(o, "producer_version", m->producer_version);
     put(o, "ir_version", json_integer(m->ir_version));
     for (size_t i = 0; i < m->n_opset_import; i++)
-        put(opsets, m->opset_import[i]->domain ? m->opset_import[i]->domain : "",
-            json_integer(m->opset_import[i]->version));
+        put_named(opsets, m->opset_import[i]->domain, json_integer(m->opset_import[i]->version));
     put(o, "opsets", opsets);
     put(o, "nodes", json_integer((json_int_t)m->graph->n_node));
     return o;

@@ -36,9 +36,7 @@ void differ(struct differences *d, const char *what, const char *name, const cha
     if (vsnprintf(text, sizeof text, fmt, ap) >= (int)sizeof text)
         strcpy(text + str_whole(text, sizeof text - 4), "...");
     va_end(ap);
-    for (char *p = text; *p; p++) /* one sentence, whatever is in a name */
-        if ((unsigned char)*p < ' ' || *p == 0x7f)
-            *p = '?';
+    str_clean(text); /* one sentence, whatever is in a name */
     o = json_object();
     put_text(o, "what", what);
     put_text(o, "name", name);

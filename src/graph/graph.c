@@ -126,7 +126,7 @@ const struct value *graph_init(struct graph *g, const char *name, const struct r
 {
     struct dim dim[VALUE_RANK_MAX];
 
-    for (unsigned i = 0; i < r->rank && i < VALUE_RANK_MAX; i++)
+    for (unsigned i = 0; i < r->rank; i++)
         dim[i] = DIM(r->shape[i]);
     GROW(g->init, g->init_n, g->init_cap);
     g->init[g->init_n++] = (struct initializer){ .name = name, .recipe = r, .order = order };

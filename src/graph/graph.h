@@ -16,7 +16,7 @@ struct dim {
     uint64_t n;
 };
 
-enum { VALUE_RANK_MAX = 5 };
+enum { VALUE_RANK_MAX = TENSOR_RANK_MAX }; /* whatever a file may hold */
 
 struct value { /* a tensor that flows along an edge; its shape as far as it is known */
     const char *name;

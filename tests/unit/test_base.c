@@ -150,6 +150,23 @@ static void messages_that_just_fit_stay_whole(void **state)
 
 /* ------------------------------------------------------------------------------------------------ str */
 
+/* Whatever a name holds: one sentence stays one line, several lines stay lines. */
+static void control_characters_are_replaced(void **state)
+{
+    struct err e = { 0 };
+    struct notes n = { 0 };
+
+    (void)state;
+    err_set(&e, ERR_IO, "%s: cannot be opened:%s", "a\x1b[2J\rb\nc\td\x7f" E_ACUTE "\xc2\x9b.",
+            "\n  one\n  two\nthree");
+    assert_string_equal(e.msg, "a?[2J?b?c?d?" E_ACUTE "??.: cannot be opened:\n  one\n  two?three");
+    err_at(&e, "%s", "in\nit");
+    assert_string_equal(e.msg, "in?it: a?[2J?b?c?d?" E_ACUTE "??.: cannot be opened:\n  one\n  two?three");
+    notes_add(&n, NOTE_INFO, "%s", "a\nb\x01\xc2");
+    assert_string_equal(n.v[0].text, "a?b?\xc2");
+    notes_release(&n);
+}
+
 static void strings_grow(void **state)
 {
     struct str s = { 0 };
@@ -210,6 +227,7 @@ static void names_of_strangers_are_quoted(void **state)
     (void)state;
     assert_string_equal(str_quote(q, ""), "\"\"");
     assert_string_equal(str_quote(q, "model.norm.weight"), "\"model.norm.weight\"");
+    assert_string_equal(str_quote(q, "a\n  b\xc2\x9b."), "\"a?  b??.\"");
     assert_string_equal(str_quote(q, "a\nb\x1b[2J\x7f" E_ACUTE "\t"), "\"a?b?[2J?" E_ACUTE "?\"");
     for (size_t n = 110; n < 140; n++) {
         text = repeated("x", n);
@@ -389,6 +407,7 @@ int main(void)
         cmocka_unit_test(long_messages_are_cut_at_whole_characters),
         cmocka_unit_test(places_before_long_messages_push_out_their_end),
         cmocka_unit_test(messages_that_just_fit_stay_whole),
+        cmocka_unit_test(control_characters_are_replaced),
         cmocka_unit_test(strings_grow),
         cmocka_unit_test(whole_characters),
         cmocka_unit_test(names_of_strangers_are_quoted),

@@ -213,6 +213,25 @@ static void an_index_over_shards(void **state)
     close_opened(&o);
 }
 
+/* One file is one file, however the index spells it. */
+static void an_index_that_spells_a_file_in_two_ways(void **state)
+{
+    struct opened o;
+
+    (void)state;
+    put_weights("m.safetensors",
+                "{" T("w", "U8", "[1]", "[0,1]") "," T("x", "U8", "[2]", "[1,3]") "," T("y", "U8", "[1]", "[3,4]") "}",
+                4);
+    scratch_text(INDEX, "{\"weight_map\": {\"w\": \"./m.safetensors\", \"x\": \"m.safetensors\", "
+                        "\"y\": \"././m.safetensors\"}}");
+    o = open_good();
+    assert_int_equal(o.c.files_n, 1);
+    assert_int_equal(o.c.tensors_n, 3);
+    assert_int_equal(o.notes.n, 0);
+    assert_string_equal(o.c.file[0].name, "m.safetensors");
+    close_opened(&o);
+}
+
 /* ST-15 */
 static void an_index_of_the_one_file(void **state)
 {
@@ -617,6 +636,11 @@ static void bad_indexes(void **state)
         { "{\"weight_map\": {\"x\": \"/etc/passwd\"}}", "expected a file inside the directory" },
         { "{\"weight_map\": {\"x\": \"a//b\"}}", "expected a file inside the directory" },
         { "{\"weight_map\": {\"x\": \"a/\"}}", "expected a file inside the directory" },
+        { "{\"weight_map\": {\"x\": \"a/./b\"}}", "expected a file inside the directory" },
+        { "{\"weight_map\": {\"x\": \"./../m\"}}", "expected a file inside the directory" },
+        { "{\"weight_map\": {\"x\": \".//m\"}}", "expected a file inside the directory" },
+        { "{\"weight_map\": {\"x\": \"./\"}}", "expected a file inside the directory" },
+        { "{\"weight_map\": {\"x\": \".\"}}", "expected a file inside the directory" },
         { "{\"weight_map\": {\"x\": \"\"}}", "expected a file inside the directory" },
         { "{\"weight_map\": {\"x\": \"a\\nb\"}}",
           "has \"a?b\" for tensor \"x\", expected a file inside the directory" },
@@ -863,6 +887,7 @@ int main(void)
         IN_SCRATCH(one_file),
         IN_SCRATCH(headers_of_any_length),
         IN_SCRATCH(an_index_over_shards),
+        IN_SCRATCH(an_index_that_spells_a_file_in_two_ways),
         IN_SCRATCH(an_index_of_the_one_file),
         IN_SCRATCH(other_names),
         IN_SCRATCH(links),

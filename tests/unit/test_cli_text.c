@@ -30,6 +30,10 @@ static void sizes(void **state)
     assert_string_equal(say_bytes(b, 999), "999 bytes");
     assert_string_equal(say_bytes(b, 1000), "1.00 kB");
     assert_string_equal(say_bytes(b, 999999), "1.00 MB");
+    assert_string_equal(say_bytes(b, 9994), "9.99 kB");
+    assert_string_equal(say_bytes(b, 9996), "10.0 kB");
+    assert_string_equal(say_bytes(b, 9999), "10.0 kB");
+    assert_string_equal(say_memory(b, 10239), "10.0 KiB");
     assert_string_equal(say_bytes(b, 2200000000), "2.20 GB");
     assert_string_equal(say_bytes(b, UINT64_MAX), "18.4 EB");
     assert_string_equal(say_memory(b, 1023), "1023 bytes");
@@ -48,6 +52,52 @@ static void control_characters_never_reach_the_terminal(void **state)
     say(f, "%s", "a\x1b[31m\rb\x7f \xc2\x9b \xc3\xa9\n\tc");
     printed(f, "a\\x1b[31m\\x0db\\x7f \\xc2\\x9b \xc3\xa9\n\\x09"
                "c");
+}
+
+/* Three or four digits, whatever the number: 9.99, 10.0, 999.9, and then the next unit. */
+static void sizes_at_every_border(void **state)
+{
+    const char *(*const say_size[])(char *, uint64_t) = { say_bytes, say_memory };
+
+    (void)state;
+    for (size_t k = 0; k < 2; k++)
+        for (uint64_t unit = k ? 1024 : 1000; unit < UINT64_MAX / 1100; unit *= k ? 1024 : 1000)
+            for (unsigned i = 1; i < 1024; i++)
+                for (int off = -12; off <= 12; off++) {
+                    char b[24];
+                    double v;
+                    int n = 0;
+
+                    say_size[k](b, unit * i + (uint64_t)(int64_t)off * (unit / 1000));
+                    if (strstr(b, "bytes"))
+                        continue;
+                    assert_int_equal(sscanf(b, "%lf%n", &v, &n), 1);
+                    if (v < 1 || v >= (k ? 1024 : 1000) || n != (v < 10 ? 4 : v < 100 ? 4 : v < 1000 ? 5 : 6))
+                        fail_msg("%s", b);
+                }
+}
+
+static void what_is_no_utf_8_is_spelled_out(void **state)
+{
+    static const struct {
+        const char *raw, *shown;
+    } rows[] = { { "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80" },
+                 { "caf\xe9", "caf\\xe9" },
+                 { "\x9b[31m", "\\x9b[31m" }, /* C1 in Latin-1 */
+                 { "a\xc3", "a\\xc3" },
+                 { "\xe2\x82 x", "\\xe2\\x82 x" },
+                 { "\xc0\xaf", "\\xc0\\xaf" },
+                 { "\xed\xa0\x80", "\\xed\\xa0\\x80" },
+                 { "\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80" },
+                 { "\xe0\x80\x80 \xff", "\\xe0\\x80\\x80 \\xff" } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        FILE *f = collect();
+
+        say(f, "%s", rows[i].raw);
+        printed(f, rows[i].shown);
+    }
 }
 
 static void tables_are_aligned(void **state)
@@ -152,6 +202,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes),
         cmocka_unit_test(control_characters_never_reach_the_terminal),
+        cmocka_unit_test(what_is_no_utf_8_is_spelled_out),
+        cmocka_unit_test(sizes_at_every_border),
         cmocka_unit_test(tables_are_aligned),
         cmocka_unit_test(shapes),
         cmocka_unit_test(bar_fits_the_terminal),

@@ -152,6 +152,27 @@ static void recipes(void **state)
     arena_release(&a);
 }
 
+/* A value takes the shape of whatever a file may hold. */
+static void initializers_of_every_rank(void **state)
+{
+    struct arena a = { 0 };
+    struct graph g = { .arena = &a };
+    struct tensor t = { .name = "w", .dtype = DT_F16, .dtype_text = "F16" };
+
+    (void)state;
+    for (t.rank = 0; t.rank <= TENSOR_RANK_MAX; t.rank++) {
+        const struct value *v = graph_init(&g, "w", recipe_source(&a, &t), t.rank);
+
+        assert_int_equal(v->rank, t.rank);
+        for (unsigned i = 0; i < t.rank; i++)
+            assert_int_equal(v->dim[i].n, t.shape[i]);
+        if (t.rank < TENSOR_RANK_MAX)
+            t.shape[t.rank] = 3 + t.rank;
+    }
+    graph_release(&g);
+    arena_release(&a);
+}
+
 static void refused(const struct recipe *r, struct err *e, enum err_kind kind, const char *words)
 {
     assert_null(r);
@@ -450,6 +471,7 @@ int main(void)
         cmocka_unit_test(constants),
         cmocka_unit_test(attributes_and_outputs),
         cmocka_unit_test(recipes),
+        cmocka_unit_test(initializers_of_every_rank),
         cmocka_unit_test(recipes_refused),
         cmocka_unit_test(plain),
         TEST(every_graph_is_sound),
