@@ -191,14 +191,16 @@ enum { IN, OUT, ERR };
 struct talk {
     pid_t pid;
     int fd[3]; /* our ends; -1: closed */
-    const char *request;
-    size_t request_n, sent;
+    const struct helper_source *request;
+    const char *piece; /* of it: the one that is being sent */
+    size_t piece_n, sent;
+    struct err *e;
     struct str *answer;
     size_t answer_most;
     struct str errors;
-    double deadline;
-    bool late, flooded;
-    int status; /* as of waitpid; -1: somebody else took it */
+    double deadline, patience;  /* of a request in pieces: who takes some of it gets that many seconds again */
+    bool late, flooded, broken; /* the last: there is no request any more */
+    int status;                 /* as of waitpid; -1: somebody else took it */
 };
 
 static void hang_up(struct talk *t, int which)
@@ -208,16 +210,36 @@ static void hang_up(struct talk *t, int which)
     t->fd[which] = -1;
 }
 
+/* False at the end of the request. */
+static bool have_piece(struct talk *t)
+{
+    const void *next = NULL;
+
+    if (t->sent < t->piece_n)
+        return true;
+    t->sent = t->piece_n = 0;
+    t->broken = t->request->next(t->request->user, &next, &t->piece_n, t->e);
+    t->piece = next;
+    return !t->broken && t->piece_n;
+}
+
 /* A child that does not read its request to the end is judged by what it answers. */
 static void send_more(struct talk *t)
 {
-    size_t left = t->request_n - t->sent;
-    ssize_t n = left ? send(t->fd[IN], t->request + t->sent, left, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+    ssize_t n;
 
-    if (n > 0)
-        t->sent += (size_t)n;
-    if (t->sent == t->request_n || (n < 0 && errno != EAGAIN && errno != EINTR))
+    if (!have_piece(t)) {
         hang_up(t, IN);
+        return;
+    }
+    n = send(t->fd[IN], t->piece + t->sent, t->piece_n - t->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n > 0) {
+        t->sent += (size_t)n;
+        if (t->patience > 0)
+            t->deadline = clock_wall() + t->patience;
+    } else if (n < 0 && errno != EAGAIN && errno != EINTR) {
+        hang_up(t, IN);
+    }
 }
 
 static void keep_tail(struct str *s, size_t most)
@@ -250,7 +272,7 @@ static void receive_more(struct talk *t, int which)
 
 static void converse(struct talk *t)
 {
-    while ((t->fd[OUT] >= 0 || t->fd[ERR] >= 0) && !t->flooded && !t->late) {
+    while ((t->fd[OUT] >= 0 || t->fd[ERR] >= 0) && !t->flooded && !t->late && !t->broken) {
         struct pollfd p[3] = { { t->fd[IN], POLLOUT, 0 }, { t->fd[OUT], POLLIN, 0 }, { t->fd[ERR], POLLIN, 0 } };
         double left = t->deadline - clock_wall();
 
@@ -274,7 +296,7 @@ static void reap(struct talk *t)
     pid_t got;
 
     for (;;) {
-        if (!killed && (t->flooded || t->late || (t->late = clock_wall() >= t->deadline))) {
+        if (!killed && (t->flooded || t->broken || t->late || (t->late = clock_wall() >= t->deadline))) {
             kill(t->pid, SIGKILL);
             kill(-t->pid, SIGKILL); /* its group, once it has one */
             killed = true;
@@ -323,10 +345,13 @@ static int failed(const struct helper *h, const struct talk *t, const char *pyth
 
 static int verdict(const struct helper *h, const struct talk *t, const char *python, struct err *e)
 {
+    if (t->broken)
+        return -1; /* says why */
     if (t->flooded)
         return err_set(e, ERR_HELPER, "%s answered with more than %zu bytes and was stopped", h->name, t->answer_most);
     if (t->late)
-        return err_set(e, ERR_HELPER, "%s took longer than %u seconds and was stopped", h->name, h->wall_seconds);
+        return err_set(e, ERR_HELPER, "%s took longer than %u seconds%s and was stopped", h->name, h->wall_seconds,
+                       t->patience > 0 ? " over a piece of its work" : "");
     if (t->status == -1 || (WIFEXITED(t->status) && !WEXITSTATUS(t->status)))
         return 0;
     if (WIFSIGNALED(t->status) && WTERMSIG(t->status) == SIGXCPU)
@@ -400,14 +425,16 @@ static struct helper with_defaults(const struct helper *h)
     return full;
 }
 
-int helper_run(const struct helper *h, const void *request, size_t n, struct str *answer, struct err *e)
+static int run_with(const struct helper *h, const struct helper_source *request, bool in_pieces, struct str *answer,
+                    struct err *e)
 {
     struct helper full = with_defaults(h);
-    struct talk t = { .request = request, .request_n = n, .answer = answer, .answer_most = full.answer_most };
+    struct talk t = { .request = request, .e = e, .answer = answer, .answer_most = full.answer_most };
     struct str python = { 0 };
     struct ends ends;
     int ret = -1;
 
+    t.patience = in_pieces ? full.wall_seconds : 0;
     if (open_ends(&ends)) {
         err_errno(e, errno, "%s: no channel to it can be made", h->name);
         goto out;
@@ -420,6 +447,34 @@ out:
     str_release(&t.errors);
     str_release(&python);
     return ret;
+}
+
+int helper_stream(const struct helper *h, const struct helper_source *request, struct str *answer, struct err *e)
+{
+    return run_with(h, request, true, answer, e);
+}
+
+struct whole { /* a request of one piece */
+    const void *request;
+    size_t n;
+};
+
+static int next_of_whole(void *user, const void **piece, size_t *n, struct err *e)
+{
+    struct whole *w = user;
+
+    (void)e;
+    *piece = w->request;
+    *n = w->n;
+    w->n = 0;
+    return 0;
+}
+
+int helper_run(const struct helper *h, const void *request, size_t n, struct str *answer, struct err *e)
+{
+    struct whole w = { request, n };
+
+    return run_with(h, &(struct helper_source){ next_of_whole, &w }, false, answer, e);
 }
 
 json_t *helper_ask(const struct helper *h, const json_t *request, struct err *e)

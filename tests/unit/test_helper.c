@@ -266,6 +266,73 @@ static void scripts_end(void **state)
     free(request);
 }
 
+/* ---- a request in pieces ----------------------------------------------------------------------------------------- */
+
+struct numbers { /* "0\n1\n2\n..." */
+    unsigned next, end, broken_at;
+    char line[16];
+};
+
+static int next_number(void *user, const void **piece, size_t *n, struct err *e)
+{
+    struct numbers *s = user;
+
+    if (s->broken_at && s->next == s->broken_at)
+        return err_set(e, ERR_FORMAT, "number %u is broken", s->next);
+    *piece = s->line;
+    *n = s->next < s->end ? (size_t)snprintf(s->line, sizeof s->line, "%u\n", s->next++) : 0;
+    return 0;
+}
+
+#define SUM "import sys, time\nprint(sum(map(int, sys.stdin.buffer)))"
+
+static const struct {
+    const char *script, *answer, *message; /* the last: part of the error */
+    struct numbers request;
+    unsigned wall_seconds;
+} streams[] = {
+    { SUM, "4999950000\n", NULL, { .end = 100000 }, 0 },
+    { SUM, "0\n", NULL, { .end = 0 }, 0 },
+    { SUM, NULL, "number 90000 is broken", { .end = 100000, .broken_at = 90000 }, 0 },
+    { "print('enough')", "enough\n", NULL, { .end = 1000000 }, 0 }, /* ends first: not asked for all of it */
+    { "import sys\nsys.exit('no')", NULL, "ended with status 1: no", { .end = 1000000 }, 0 },
+    /* two seconds in all, each piece in less than one */
+    { "import sys, time\nwhile sys.stdin.buffer.read(400000): time.sleep(.5)\nprint('slow')",
+      "slow\n",
+      NULL,
+      { .end = 240000 },
+      1 },
+    { "import sys, time\nsys.stdin.buffer.read(5)\ntime.sleep(60)",
+      NULL,
+      "took longer than 1 seconds over a piece",
+      { .end = 1000000 },
+      1 },
+};
+
+static void requests_in_pieces(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
+        const struct helper h = { .script = streams[i].script,
+                                  .name = "the test helper",
+                                  .wall_seconds = streams[i].wall_seconds };
+        struct numbers request = streams[i].request;
+        struct str answer = { 0 };
+        struct err e = { 0 };
+        int ret = helper_stream(&h, &(struct helper_source){ next_number, &request }, &answer, &e);
+
+        if (streams[i].answer) {
+            assert_string_equal(e.msg, "");
+            assert_string_equal(str_text(&answer), streams[i].answer);
+        }
+        assert_int_equal(ret, streams[i].answer ? 0 : -1);
+        if (streams[i].message && !strstr(e.msg, streams[i].message))
+            fail_msg("\"%s\" does not say \"%s\"", e.msg, streams[i].message);
+        assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
+        str_release(&answer);
+    }
+}
+
 static void answers_must_be_json(void **state)
 {
     static const char *const scripts[] = { READ "print('no JSON')", READ "pass", READ "print('{\"a\":1, \"a\":2}')",
@@ -423,6 +490,7 @@ int main(void)
         cmocka_unit_test(fences),
         cmocka_unit_test(limits_and_landlock_alone),
         cmocka_unit_test(scripts_end),
+        cmocka_unit_test(requests_in_pieces),
         cmocka_unit_test(answers_must_be_json),
         cmocka_unit_test(many_threads),
         cmocka_unit_test(caller_ignores_children),
