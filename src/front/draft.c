@@ -1,6 +1,7 @@
 #include "front/draft.h"
 #include "base/json.h"
 #include "emit/runtime_config.h"
+#include "emit/safetensors_text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,22 +110,13 @@ int draft_check_unused(const struct model *m, struct err *e)
 /* One tensor, a few hundred kilobytes. */
 static int add_d2t(struct export_job *j, struct err *e)
 {
-    uint64_t n = j->model.draft_vocab_size;
     struct str s = { 0 };
     int32_t *d2t;
-    char *json;
-    size_t len;
     int ret;
 
     if (model_d2t(&j->model, &d2t, e))
         return -1;
-    json = arena_printf(&j->arena, "{\"d2t\":{\"dtype\":\"I32\",\"shape\":[%llu],\"data_offsets\":[0,%llu]}}",
-                        (unsigned long long)n, (unsigned long long)n * 4);
-    len = (strlen(json) + 7) / 8 * 8;
-    for (unsigned i = 0; i < 8; i++)
-        str_add(&s, &(char){ (char)(len >> (8 * i)) }, 1);
-    str_addf(&s, "%-*s", (int)len, json);
-    str_add(&s, d2t, n * 4);
+    safetensors_i32(&s, "d2t", d2t, j->model.draft_vocab_size);
     ret = sidefiles_add_bytes(&j->side, "d2t.safetensors", s.s, s.n, "draft ids to ids of the base", e);
     str_release(&s);
     return ret;

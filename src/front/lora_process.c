@@ -6,6 +6,7 @@
 #include <weighbridge.h>
 #include "checkpoint/adapter.h"
 #include "emit/outdir.h"
+#include "emit/safetensors_text.h"
 #include "front/document.h"
 #include "front/front.h"
 #include "front/report.h"
@@ -15,8 +16,7 @@
 
 #define WEIGHTS "processed_adapter_model.safetensors"
 enum {
-    TENSOR_MOST = 256 << 20, /* bytes: rank 1024 of a linear with 65536 inputs, in F32 */
-    FIRST = 8                /* bytes of the header's length */
+    TENSOR_MOST = 256 << 20 /* bytes: rank 1024 of a linear with 65536 inputs, in F32 */
 };
 
 struct process {
@@ -110,13 +110,11 @@ static void put_entry(json_t *header, const char *name, const struct tensor *t, 
     *off = end;
 }
 
-/* Length and JSON text of the header, padded to 8 bytes. */
 static int make_header(struct process *p, struct str *out, struct err *e)
 {
     json_t *header = json_object();
     uint64_t off = 0;
     char *text;
-    size_t n;
 
     for (size_t i = 0; i < p->pairs_n; i++) {
         if (check_size(p, p->pair[i].a, e) || check_size(p, p->pair[i].b, e)) {
@@ -128,10 +126,7 @@ static int make_header(struct process *p, struct str *out, struct err *e)
     }
     text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
-    n = (strlen(text) + 7) / 8 * 8;
-    for (unsigned i = 0; i < FIRST; i++)
-        str_add(out, &(char){ (char)(n >> (8 * i)) }, 1);
-    str_addf(out, "%-*s", (int)n, text);
+    safetensors_head(out, text);
     free(text);
     p->all = out->n + off;
     return 0;
