@@ -294,6 +294,20 @@ static json_t *special_tokens(const struct collect *c)
     return all;
 }
 
+json_t *tokenizer_special_tokens(const char *dir, struct arena *a, struct err *e)
+{
+    const struct tokenizer_request r = { .dir = dir };
+    struct sidefiles none = { .arena = a };
+    struct collect c = { .r = &r, .out = &none };
+    json_t *all = NULL;
+
+    if (!load(&c, &c.config, "tokenizer_config.json", e) && !load(&c, &c.special, "special_tokens_map.json", e))
+        all = special_tokens(&c);
+    json_decref(c.config.root);
+    json_decref(c.special.root);
+    return all;
+}
+
 /* ---- the files ----------------------------------------------------------------------------------------------------
  */
 

@@ -9,6 +9,7 @@
  * collects again and compares (a template that writes the date needs `now`). */
 #ifndef EMIT_TOKENIZER_FILES_H
 #define EMIT_TOKENIZER_FILES_H
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/notes.h"
@@ -37,5 +38,8 @@ struct tokenizer_result {
  * template cannot be used (raises, no Python, no Jinja2, a list without "default", ...). */
 int tokenizer_files_collect(const struct tokenizer_request *r, struct sidefiles *out, struct tokenizer_result *result,
                             struct notes *notes, struct err *e);
+
+/* {"bos_token": "<s>", ...}, what the directory's files set of them; the caller owns it. NULL: failed. */
+json_t *tokenizer_special_tokens(const char *dir, struct arena *a, struct err *e);
 
 #endif

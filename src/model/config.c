@@ -45,6 +45,25 @@ static const json_t *nested(const json_t *config, const char *path)
     return dot ? nested(inner, dot + 1) : inner;
 }
 
+int model_vocab_size(const json_t *config, const char *path, uint64_t *vocab, struct err *e)
+{
+    const struct family *f =
+        family_by_name(json_string_value(json_object_get(config, "model_type")),
+                       json_string_value(json_array_get(json_object_get(config, "architectures"), 0)));
+    const json_t *text = nested(config, f && f->text_key ? f->text_key : "text_config");
+    bool found;
+
+    if (json_get_u64(json_object_get(text, "vocab_size") ? text : config, "vocab_size", vocab, &found, e))
+        return err_at(e, "%s", path);
+    if (!found)
+        return err_set(e, ERR_FORMAT, "%s: has no \"vocab_size\", so the size of the vocabulary is unknown: add it",
+                       path);
+    if (!*vocab || *vocab > INT32_MAX)
+        return err_set(e, ERR_RANGE, "%s: \"vocab_size\" is %llu, expected 1 to 2147483647", path,
+                       (unsigned long long)*vocab);
+    return 0;
+}
+
 static int read_family(struct reader *r)
 {
     const char *type = json_string_value(json_object_get(r->config, "model_type"));

@@ -10,22 +10,21 @@ bool model_is_draft(const struct checkpoint *c)
 }
 
 /* Draft id i means the base's id i + d2t[i]. */
-static int check_d2t(const struct model *m, const int32_t *d2t, struct err *e)
+static int check_d2t(const int32_t *d2t, uint64_t n, uint64_t vocab, const char *where, struct err *e)
 {
-    for (uint64_t i = 0; i < m->draft_vocab_size; i++) {
+    for (uint64_t i = 0; i < n; i++) {
         int64_t id = (int64_t)i + d2t[i];
 
-        if (id < 0 || (uint64_t)id >= m->vocab_size)
-            return err_set(e, ERR_RANGE, "%s: d2t[%llu] is %d, which leads to token %lld: expected 0 to %llu",
-                           m->ckpt->dir, (unsigned long long)i, d2t[i], (long long)id,
-                           (unsigned long long)m->vocab_size - 1);
+        if (id < 0 || (uint64_t)id >= vocab)
+            return err_set(e, ERR_RANGE, "%s: d2t[%llu] is %d, which leads to token %lld: expected 0 to %llu", where,
+                           (unsigned long long)i, d2t[i], (long long)id, (unsigned long long)vocab - 1);
     }
     return 0;
 }
 
-static int narrow(const struct model *m, const struct tensor *t, const unsigned char *raw, int32_t *d2t, struct err *e)
+static int narrow(const struct tensor *t, const unsigned char *raw, int32_t *d2t, const char *where, struct err *e)
 {
-    for (uint64_t i = 0; i < m->draft_vocab_size; i++) {
+    for (uint64_t i = 0; i < t->elements; i++) {
         int64_t v;
 
         if (t->dtype == DT_I32) {
@@ -34,19 +33,31 @@ static int narrow(const struct model *m, const struct tensor *t, const unsigned 
         }
         memcpy(&v, raw + i * 8, 8);
         if (v < INT32_MIN || v > INT32_MAX)
-            return err_set(e, ERR_RANGE, "%s: d2t[%llu] is %lld, which is no offset of tokens", m->ckpt->dir,
+            return err_set(e, ERR_RANGE, "%s: d2t[%llu] is %lld, which is no offset of tokens", where,
                            (unsigned long long)i, (long long)v);
         d2t[i] = (int32_t)v;
     }
     return 0;
 }
 
+int d2t_read(const struct checkpoint *c, const struct tensor *t, uint64_t vocab, const char *where, int32_t *d2t,
+             struct err *e)
+{
+    unsigned char *raw = malloc(t->bytes + 1);
+    int ret;
+
+    if (!raw)
+        return err_set(e, ERR_NOMEM, "%s: no memory for d2t", where);
+    ret = ckpt_read(c, t, raw, e) || narrow(t, raw, d2t, where, e) || check_d2t(d2t, t->elements, vocab, where, e) ? -1
+                                                                                                                   : 0;
+    free(raw);
+    return ret;
+}
+
 int model_d2t(struct model *m, int32_t **out, struct err *e)
 {
     const struct tensor *t = ckpt_find(m->ckpt, arena_printf(m->arena, "%sd2t", m->prefix));
     int32_t *d2t = arena_array(m->arena, m->draft_vocab_size, sizeof *d2t);
-    unsigned char *raw;
-    int ret;
 
     *out = d2t;
     if (!t && m->draft_vocab_size == m->vocab_size)
@@ -59,9 +70,5 @@ int model_d2t(struct model *m, int32_t **out, struct err *e)
         return err_set(e, ERR_FORMAT, "%s: d2t is %s, expected [%llu] I64 or I32", m->ckpt->dir,
                        ckpt_describe(m->ckpt, t, m->arena), (unsigned long long)m->draft_vocab_size);
     m->used[t - m->ckpt->tensor] = true;
-    if (!(raw = malloc(t->bytes)))
-        return err_set(e, ERR_NOMEM, "%s: no memory for d2t", m->ckpt->dir);
-    ret = ckpt_read(m->ckpt, t, raw, e) || narrow(m, t, raw, d2t, e) || check_d2t(m, d2t, e) ? -1 : 0;
-    free(raw);
-    return ret;
+    return d2t_read(m->ckpt, t, m->vocab_size, m->ckpt->dir, d2t, e);
 }

@@ -79,6 +79,12 @@ int model_open_draft(struct model *m, const struct checkpoint *c, struct arena *
 /* A draft's d2t as int32 offsets [draft_vocab_size], checked against vocab_size; zeros when it has none and needs none.
  */
 int model_d2t(struct model *m, int32_t **d2t, struct err *e);
+/* Reads a list (I64 or I32) of such offsets into d2t[t->elements], each of which must stay within the vocabulary.
+ * `where` is its place for messages. */
+int d2t_read(const struct checkpoint *c, const struct tensor *t, uint64_t vocab, const char *where, int32_t *d2t,
+             struct err *e);
+/* "vocab_size" of a model's config.json, from where its family keeps it; `path` is for messages. */
+int model_vocab_size(const json_t *config, const char *path, uint64_t *vocab, struct err *e);
 void model_close(struct model *m);
 
 /* The tensor of a canonical name, which must have this shape (rank 1: d1 = 0) and a dtype that casts to fp16.  Never
