@@ -59,12 +59,17 @@ struct wb_options {     /* zero: the default */
     const char *base_model;  /* of a draft: where an lm_head is taken from that the draft lacks */
     const char *reduced_vocab; /* directory of a vocab_map.safetensors: the rows of lm_head to keep; default: all */
     bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
-    bool strict;               /* warnings that may mean a wrong model are errors */
-    bool overwrite;            /* replace an existing export, once the new one is complete */
-    uint64_t memory;           /* bytes for all buffers, at least 16 MiB; default 512 MiB */
-    unsigned threads;          /* workers; default: processors, at most 8 */
-    const char *io;            /* "auto" (default), "uring", "pread", "fault" */
-    const char *device;        /* "cpu" (default) */
+    const char *corpus;   /* of wb_reduce_vocab, as are the next four: a file of texts (JSON array or JSON lines) */
+    unsigned vocab_size;  /* tokens to keep */
+    const char *method;   /* "input-aware" (default), "frequency" */
+    unsigned max_samples; /* records of the corpus to read at most; default: all */
+    const char *d2t;      /* file of an EAGLE3 draft's d2t, whose tokens are kept too */
+    bool strict;          /* warnings that may mean a wrong model are errors */
+    bool overwrite;       /* replace an existing export, once the new one is complete */
+    uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB */
+    unsigned threads;     /* workers; default: processors, at most 8 */
+    const char *io;       /* "auto" (default), "uring", "pread", "fault" */
+    const char *device;   /* "cpu" (default) */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);
     /* Called once for each warning as soon as it is known, before weights move. */
@@ -90,6 +95,10 @@ WB_API int wb_verify(const struct wb_options *o, char **report, struct wb_error 
 WB_API int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *e);
 /* Converts the PEFT LoRA adapter `o->model` into the directory `o->out` that the runtime loads. */
 WB_API int wb_lora_process(const struct wb_options *o, char **report, struct wb_error *e);
+
+/* Makes the directory `o->out` that `reduced_vocab` takes: the `o->vocab_size` tokens of `o->model` that `o->corpus`
+ * needs most. Needs Python with the package tokenizers. */
+WB_API int wb_reduce_vocab(const struct wb_options *o, char **report, struct wb_error *e);
 
 WB_API void wb_free(char *p);
 

@@ -5,7 +5,6 @@
 #include "cli/say.h"
 #include "cli/view.h"
 #include <inttypes.h>
-#include <stdlib.h>
 
 static void show_inserted(const json_t *report, const struct args *a)
 {
@@ -35,32 +34,9 @@ static void show_processed(const json_t *report, const struct args *a)
             say_count(count, json_array_size(modules), "module"));
 }
 
-static int run_lora(struct args *a, int (*call)(const struct wb_options *o, char **report, struct wb_error *e),
-                    void (*show)(const json_t *report, const struct args *a))
-{
-    struct wb_error e = { 0 };
-    struct run r;
-    char *text = NULL;
-    json_t *report;
-    int bad;
+int lora_insert_run(struct args *a) { return run_call(a, wb_lora_insert, show_inserted); }
 
-    run_begin(&r, a);
-    bad = call(&a->wb, &text, &e);
-    run_end(&r);
-    if (bad)
-        return run_failed(&e, "nothing was published");
-    report = view_parse(text);
-    wb_free(text);
-    if (!report)
-        return STATUS_FAILED;
-    show(report, a);
-    json_decref(report);
-    return STATUS_DONE;
-}
-
-int lora_insert_run(struct args *a) { return run_lora(a, wb_lora_insert, show_inserted); }
-
-int lora_process_run(struct args *a) { return run_lora(a, wb_lora_process, show_processed); }
+int lora_process_run(struct args *a) { return run_call(a, wb_lora_process, show_processed); }
 
 static int run_insert(struct args *a)
 {

@@ -7,7 +7,9 @@
 #include "cli/cli.h"
 #include "cli/export.h"
 #include "cli/lora.h"
+#include "cli/reduce_vocab.h"
 #include "cli/say.h"
+#include <limits.h>
 #include <string.h>
 
 #define AT(member) .place = offsetof(struct args, member)
@@ -157,4 +159,57 @@ const struct command program_process_lora = {
     .example = "tensorrt-edgellm-process-lora --input_dir my-adapter --output_dir my-adapter-processed",
     .group = process_groups,
     .run = run_process_lora,
+};
+
+enum { REFERENCE_SAMPLES = 50000 };
+
+static int run_reduce_vocab(struct args *a)
+{
+    if (!a->wb.corpus) {
+        say_error(
+            "--corpus FILE is needed: the program of this name in TensorRT Edge-LLM downloads CNN/DailyMail to count "
+            "tokens in, and weighbridge downloads nothing; give texts like those that the model will read and "
+            "write");
+        return STATUS_USAGE;
+    }
+    if (!a->wb.max_samples)
+        a->wb.max_samples = REFERENCE_SAMPLES;
+    a->wb.overwrite = true;
+    return reduce_vocab_run(a);
+}
+
+static const struct option_row reduce_rows[] = {
+    { "model_dir", .kind = OPTION_TEXT, AT(wb.model), .value = "DIR", .required = true,
+      .help = "directory of the checkpoint" },
+    { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
+      .help = "directory to write; an older map in it is replaced" },
+    { "reduced_vocab_size", .kind = OPTION_COUNT, AT(wb.vocab_size), .value = "N", .least = 1, .most = INT_MAX,
+      .required = true, .help = "tokens to keep" },
+    { "method", .kind = OPTION_CHOICE, AT(wb.method), .value = "input_aware|frequency", .initial = "input_aware",
+      .help = "how they are chosen; see weighbridge help reduce-vocab" },
+    { "max_samples", .kind = OPTION_COUNT, AT(wb.max_samples), .value = "N", .initial = "50000", .least = 1,
+      .most = INT_MAX, .help = "records of the corpus to read" },
+    { "d2t_path", .kind = OPTION_TEXT, AT(wb.d2t), .value = "FILE", .initial = "none",
+      .help = "safetensors file with the d2t of an EAGLE3 draft, whose tokens are kept, too" },
+    { "corpus", .kind = OPTION_TEXT, AT(wb.corpus), .value = "FILE", .initial = "none, and it is needed",
+      .help =
+          "not there in TensorRT Edge-LLM, which downloads CNN/DailyMail: a JSON array, or JSON lines, of texts like "
+          "those that the model will read and write" },
+    { 0 },
+};
+static const struct option_group options_reduce = { "What is written", reduce_rows };
+static const struct option_group *const reduce_groups[] = { &options_reduce, &options_help, NULL };
+
+const struct command program_reduce_vocab = {
+    .name = "tensorrt-edgellm-reduce-vocab",
+    .operands = "",
+    .argparse = true,
+    .summary = "weighbridge reduce-vocab",
+    .text =
+        "Chooses the tokens of a reduced vocabulary as the program of this name in TensorRT Edge-LLM 0.5.0 does, by\n"
+        "weighbridge, from texts that you give. Names of options may be cut short.",
+    .example = "tensorrt-edgellm-reduce-vocab --model_dir Llama-3.2-1B-Instruct --output_dir map --reduced_vocab_size "
+               "32000\n      --corpus articles.jsonl",
+    .group = reduce_groups,
+    .run = run_reduce_vocab,
 };

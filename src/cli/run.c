@@ -1,6 +1,7 @@
 #include "cli/run.h"
 #include "cli/cli.h"
 #include "cli/say.h"
+#include "cli/view.h"
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -153,4 +154,27 @@ int run_failed(const struct wb_error *e, const char *left)
     if (interrupted || e->status == WB_CANCELLED)
         return say_error("interrupted; %s", left);
     return run_refused(e);
+}
+
+int run_call(struct args *a, int (*call)(const struct wb_options *o, char **report, struct wb_error *e),
+             void (*show)(const json_t *report, const struct args *a))
+{
+    struct wb_error e = { 0 };
+    struct run r;
+    char *text = NULL;
+    json_t *report;
+    int bad;
+
+    run_begin(&r, a);
+    bad = call(&a->wb, &text, &e);
+    run_end(&r);
+    if (bad)
+        return run_failed(&e, "nothing was published");
+    if ((report = view_parse(text)) && a->json)
+        fputs(text, stdout);
+    else if (report)
+        show(report, a);
+    wb_free(text);
+    json_decref(report);
+    return report ? STATUS_DONE : STATUS_FAILED;
 }

@@ -9,6 +9,7 @@
  * A first SIGINT, SIGTERM or SIGHUP asks the library to stop cleanly; a second one kills as usual. */
 #ifndef CLI_RUN_H
 #define CLI_RUN_H
+#include <jansson.h>
 #include <stdbool.h>
 #include "cli/options.h"
 
@@ -25,6 +26,10 @@ void run_end(struct run *r);
 int run_failed(const struct wb_error *e, const char *left);
 /* Exit status of a failed call that is over at once. */
 int run_refused(const struct wb_error *e);
+/* All of it for a call that publishes something: shows its report, or prints it as it is with --json. Returns the exit
+ * status. */
+int run_call(struct args *a, int (*call)(const struct wb_options *o, char **report, struct wb_error *e),
+             void (*show)(const json_t *report, const struct args *a));
 
 /* "[####....]  45%  0.99 of 2.20 GB  0.41 GB/s  0:03 left" in at most `columns`; exposed for its test. */
 int run_bar(char *out, size_t room, const struct wb_progress *p, unsigned columns);

@@ -23,13 +23,20 @@ static bool has_version(const char *path, struct arena *a)
     return yes;
 }
 
-static bool is_processed_adapter(const char *path, struct arena *a)
+/* A processed adapter or a vocabulary map, and nothing else. */
+static bool is_pair(const char *path, struct arena *a)
 {
+    static const char *const pairs[][2] = { { "config.json", "processed_adapter_model.safetensors" },
+                                            { "reduced_vocab.json", "vocab_map.safetensors" } };
     struct err ignored = { 0 };
     struct listing l = { 0 };
 
-    return !listing_read(&l, path, a, &ignored) && l.n == 2 && listing_has(&l, "config.json") &&
-           listing_has(&l, "processed_adapter_model.safetensors");
+    if (listing_read(&l, path, a, &ignored) || l.n != 2)
+        return false;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (listing_has(&l, pairs[i][0]) && listing_has(&l, pairs[i][1]))
+            return true;
+    return false;
 }
 
 bool is_export(const char *path, struct arena *a)
@@ -40,7 +47,7 @@ bool is_export(const char *path, struct arena *a)
     bool yes;
 
     if (!file_exists(onnx_path))
-        return is_processed_adapter(path, a);
+        return is_pair(path, a);
     if (has_version(path, a))
         return true;
     m = onnx_load(onnx_path, &ignored);

@@ -6,7 +6,7 @@
 #include "base/arena.h"
 
 /* Holds a model.onnx with weighbridge.* metadata, or beside a config.json with "edgellm_version", which the exporter
- * that we replace writes too; or a processed LoRA adapter and nothing else. */
+ * that we replace writes too; or a processed LoRA adapter or a vocabulary map and nothing else. */
 bool is_export(const char *path, struct arena *a);
 
 #endif
