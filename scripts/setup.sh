@@ -10,7 +10,7 @@ packages=(
     libjansson-dev liburing-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev      # libraries
     libopenblas-serial-dev                                                               # multiplies LoRA factors
     python3 python3-jinja2                                                               # renders chat templates
-    python3-venv ca-certificates                                                         # the demo and the tests
+    python3-venv ca-certificates  # the demo, the tests, and the tokenizers package, which Debian does not have (reduce-vocab)
 )
 case "${1-}" in
 '') ;;

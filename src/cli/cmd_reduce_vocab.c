@@ -50,8 +50,17 @@ static const struct option_row rows[] = {
     { 0 },
 };
 static const struct option_group options_reduce = { "What is written", rows };
-static const struct option_group *const groups[] = { &options_reduce, &options_json, &options_messages, &options_help,
-                                                     NULL };
+
+static const struct option_row message_rows[] = {
+    { "quiet", 'q', OPTION_FLAG, AT(quiet), .help = "errors only: no warnings, no progress, no summary" },
+    { "progress", .kind = OPTION_CHOICE, AT(progress), .value = "auto|always|never", .initial = "auto",
+      .help = "a bar with bytes of the corpus and the time left. auto: where the standard error is a terminal" },
+    { 0 },
+};
+static const struct option_group options_reduce_messages = { "Messages", message_rows };
+
+static const struct option_group *const groups[] = { &options_reduce, &options_json, &options_reduce_messages,
+                                                     &options_help, NULL };
 
 const struct command command_reduce_vocab = {
     .name = "reduce-vocab",

@@ -208,8 +208,8 @@ const struct command program_reduce_vocab = {
     .text =
         "Chooses the tokens of a reduced vocabulary as the program of this name in TensorRT Edge-LLM 0.5.0 does, by\n"
         "weighbridge, from texts that you give. Names of options may be cut short.",
-    .example = "tensorrt-edgellm-reduce-vocab --model_dir Llama-3.2-1B-Instruct --output_dir map --reduced_vocab_size "
-               "32000\n      --corpus articles.jsonl",
+    .example = "tensorrt-edgellm-reduce-vocab --model_dir model --output_dir map --reduced_vocab_size 32000 --corpus "
+               "texts.jsonl",
     .group = reduce_groups,
     .run = run_reduce_vocab,
 };

@@ -15,6 +15,7 @@
 #   message    the reason
 # tokenizer.json is a stranger's, and native code works on it: this process is confined by its parent, and opens nothing
 # once its modules are loaded and the threads of the tokenizer stand.
+import collections
 import json
 import os
 import resource
@@ -61,10 +62,10 @@ def load(text):
     return tokenizer
 
 
-class Counter:
+class Texts:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.counted, self.seen = {}, set()
+        self.counted, self.seen = collections.Counter(), set()  # which keeps the order of first appearance
         self.batch, self.bytes = [], 0
 
     def add(self, kind, text):
@@ -76,12 +77,10 @@ class Counter:
     def count(self):
         encoded = self.tokenizer.encode_batch([text for _, text in self.batch], add_special_tokens=False)
         for (kind, _), tokens in zip(self.batch, encoded):
-            ids = tokens.ids
             if kind != b"s":
-                for i in ids:
-                    self.counted[i] = self.counted.get(i, 0) + 1
+                self.counted.update(tokens.ids)
             if kind != b"c":
-                self.seen.update(ids)
+                self.seen.update(tokens.ids)
         self.batch, self.bytes = [], 0
 
 
@@ -89,14 +88,14 @@ def main():
     requests = frames(sys.stdin.buffer)
     confine()
     asked = []
-    counter = Counter(load(next(requests)[1]))
+    texts = Texts(load(next(requests)[1]))
     for kind, text in requests:
         if kind == b"q":
-            asked.append(counter.tokenizer.token_to_id(text))
+            asked.append(texts.tokenizer.token_to_id(text))
         else:
-            counter.add(kind, text)
-    counter.count()
-    answer(counted=[n for pair in counter.counted.items() for n in pair], seen=sorted(counter.seen), asked=asked)
+            texts.add(kind, text)
+    texts.count()
+    answer(counted=[n for pair in texts.counted.items() for n in pair], seen=sorted(texts.seen), asked=asked)
 
 
 try:

@@ -14,9 +14,9 @@ import pytest
 import checkpoints
 from conftest import ROOT, SANITIZER, Program, tree
 
-COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "help", "version"]
+COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "reduce-vocab", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
-            "tensorrt-edgellm-process-lora"]
+            "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
 CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite"
 OPTIONS = {
     "export": CONTENT + " memory threads io device report quiet verbose progress help",
@@ -26,12 +26,14 @@ OPTIONS = {
     "verify": "chat-template reduced-vocab base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
     "lora process": "strict overwrite quiet verbose help",
+    "reduce-vocab": "size corpus method max-samples d2t overwrite json quiet progress help",
     "help": "help",
     "version": "help",
     PROGRAMS[0]: "model_dir output_dir is_eagle_base reduced_vocab_dir chat_template fp8_kv_cache device help",
     PROGRAMS[1]: "draft_model_dir output_dir base_model_dir device help",
     PROGRAMS[2]: "onnx_dir help",
     PROGRAMS[3]: "input_dir output_dir help",
+    PROGRAMS[4]: "model_dir output_dir reduced_vocab_size method max_samples d2t_path corpus help",
 }
 
 
@@ -94,6 +96,11 @@ def named(weighbridge, tmp_path):
     ("lora proces a o", "unknown command 'lora proces': did you mean lora process?"),
     ("lora insert", "lora insert needs OUT"),
     ("lora process a", "lora process needs ADAPTER OUT"),
+    ("reduce-vocab m", "reduce-vocab needs MODEL OUT"),
+    ("reduce-vocab m o --corpus c", "--size is missing"),
+    ("reduce-vocab m o --size 3", "--corpus is missing"),
+    ("reduce-vocab m o --corpus c --size 0", "--size 0 is too little"),
+    ("reduce-vocab m o --corpus c --size 3 --method often", "is not one of input-aware|frequency"),
     ("version x", "unexpected operand 'x'"),
     ("--memory 1G", "no command"),
 ])
@@ -119,7 +126,7 @@ def test_help_lists_every_option(weighbridge, command):
     assert "\nExample:\n  weighbridge " + command in text
     for option in re.split(r"^(?=  (?:-\w, |    )--)", text.split("\nExample:")[0], flags=re.M)[1:]:
         takes_value = re.match(r"\s+(?:-\w, )?--\S+ \S*[A-Z|]", option)
-        assert bool(takes_value) == ("(default:" in " ".join(option.split())), option
+        assert bool(takes_value) == bool(re.search(r"\(default:|\(required\)", " ".join(option.split()))), option
     assert max(map(len, text.splitlines())) <= 110
     for spelling in ([*words, "--help"], ["--help", *words], [*words, "-h"], [*words, "--help", "x", "--what"]):
         assert weighbridge.ok(*spelling).stdout == text
@@ -477,6 +484,9 @@ def test_drop_in_spares_what_is_no_export(named, model, tmp_path):
     (PROGRAMS[0], "--model_dir m --output_dir o x", "unexpected operand 'x'"),
     (PROGRAMS[0], "--model_dir", "--model_dir needs a value: DIR"),
     (PROGRAMS[1], "--output_dir o", "--draft_model_dir is missing"),
+    (PROGRAMS[4], "--model_dir m --output_dir o", "--reduced_vocab_size is missing"),
+    (PROGRAMS[4], "--model_dir m --output_dir o --reduced_vocab_size 9", "--corpus FILE is needed: the program of this name"),
+    (PROGRAMS[4], "--model_dir m --output_dir o --reduced_vocab_size 9 --corpus c --method input-aware", "is not one of"),
 ])
 def test_drop_in_usage_errors(named, tmp_path, name, line, said):
     r = named(name)(*line.split())
