@@ -58,6 +58,7 @@ struct wb_options {     /* zero: the default */
     bool draft;              /* `model` is an EAGLE3 draft */
     const char *base_model;  /* of a draft: where an lm_head is taken from that the draft lacks */
     const char *reduced_vocab; /* directory of a vocab_map.safetensors: the rows of lm_head to keep; default: all */
+    const char *zero_points;   /* of 4-bit weights, where they do not fold: "exact" (NULL), "clamp", "refuse" */
     bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
     const char *corpus;   /* of wb_reduce_vocab, as are the next four: a file of texts (JSON array or JSON lines) */
     unsigned vocab_size;  /* tokens to keep */

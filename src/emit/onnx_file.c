@@ -1,8 +1,24 @@
 #include "emit/onnx_file.h"
 #include "emit/onnx.pb-c.h"
+#include "emit/units_read.h"
 #include <string.h>
 
 enum { MOST = 2147483647 }; /* protobuf readers refuse larger messages */
+
+static int read_inline_parts(const struct recipe_plain *p, const struct checkpoint *c, struct inline_tensor *t,
+                             struct arena *a, struct err *e)
+{
+    uint64_t units = recipe_units(p);
+    void *src = arena_alloc(a, recipe_parts_bytes(p, units) + 1);
+    struct job j = { .dst = (void *)t->bytes, .dst_pitch = p->rows * p->dst };
+
+    if (units_read(c, p, 0, units, src, e))
+        return -1;
+    recipe_job(p, 0, units, src, &j);
+    p->transform->ref(&j);
+    t->counters = j.counters;
+    return 0;
+}
 
 static int read_inline(const struct recipe *r, const struct checkpoint *c, struct inline_tensor *t, struct arena *a,
                        struct err *e)
@@ -13,6 +29,8 @@ static int read_inline(const struct recipe *r, const struct checkpoint *c, struc
 
     if (recipe_plain(r, &p, e))
         return -1;
+    if (p.parts)
+        return read_inline_parts(&p, c, t, a, e);
     src = arena_alloc(a, recipe_plain_bytes(&p) + 1);
     if (p.gather ? ckpt_read_rows(c, p.source, p.gather, p.rows, src, e) : ckpt_read(c, p.source, src, e))
         return -1;

@@ -27,9 +27,22 @@ static int unknown_target(const char *target, struct err *e)
     return -1;
 }
 
+static int zero_points(const char *name, enum zero_points *z, struct err *e)
+{
+    static const char *const names[] = { [ZEROS_EXACT] = "exact", [ZEROS_CLAMP] = "clamp", [ZEROS_REFUSE] = "refuse" };
+
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        if (!name || !strcmp(name, names[i])) {
+            *z = (enum zero_points)i;
+            return 0;
+        }
+    return err_set(e, ERR_USAGE, "--zero-points %s is unknown: expected exact, clamp or refuse", name);
+}
+
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e)
 {
     const char *target = o->target ? o->target : dialects[0]->target;
+    enum zero_points ignored;
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (!o->model || !*o->model)
@@ -41,6 +54,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
                        "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
     if (o->io && !is_engine(o->io))
         return err_set(e, ERR_USAGE, "--io %s is unknown: expected auto, uring or pread", o->io);
+    if (zero_points(o->zero_points, &ignored, e))
+        return -1;
     if (o->eagle_draft && !o->eagle_base)
         return err_set(e, ERR_USAGE, "--eagle-draft goes with --eagle-base: give both");
     if (o->draft && (o->eagle_base || o->fp8_kv_cache || o->chat_template))
@@ -141,6 +156,45 @@ const char *job_template_file(uint64_t xxh3, struct arena *a)
     return arena_printf(a, JOB_TEMPLATE_FILE "%016llx", (unsigned long long)xxh3);
 }
 
+static const char *plural(uint64_t n) { return n == 1 ? "" : "s"; }
+
+/* What a user of a quantized checkpoint should know. */
+static void note_int4(struct export_job *j)
+{
+    const struct int4_stats *s = &j->model.int4;
+    unsigned long long n = s->linears;
+
+    if (s->off_kernel)
+        notes_add(
+            &j->notes, NOTE_STRICT,
+            "%llu of %llu 4-bit linears have sizes that the runtime's kernel is not compiled for (groups of %d and "
+            "outputs in multiples of %d), the first is %s: they convert, but do not run right there",
+            (unsigned long long)s->off_kernel, n, INT4_KERNEL_GROUP, INT4_KERNEL_OUT, s->off_kernel_first);
+    if (s->added)
+        notes_add(&j->notes, NOTE_INFO,
+                  "%llu of %llu 4-bit linears have zero points that do not fold into their weights; the graph adds "
+                  "what they are worth (--zero-points clamp or refuse for other ways)",
+                  (unsigned long long)s->added, n);
+    if (s->folded)
+        notes_add(&j->notes, NOTE_INFO, "zero points of %llu of %llu 4-bit linears fold into their weights exactly",
+                  (unsigned long long)s->folded, n);
+    if (s->clamped)
+        notes_add(
+            &j->notes, NOTE_WARNING,
+            "zero points of %llu of %llu 4-bit linears are folded with clamping, which changes weights; the report "
+            "counts them",
+            (unsigned long long)s->clamped, n);
+    if (s->relabelled)
+        notes_add(&j->notes, NOTE_WARNING,
+                  "%s: zero points of %llu linear%s are all stored as the other GPTQ format stores a symmetric 8, "
+                  "against the label; they are taken for 8",
+                  j->model.quantization.file, (unsigned long long)s->relabelled, plural(s->relabelled));
+    if (s->sixteens)
+        notes_add(&j->notes, NOTE_WARNING,
+                  "%llu zero point%s stored as 15 with one to be added, taken for 16 as the runtimes' kernels do",
+                  (unsigned long long)s->sixteens, s->sixteens == 1 ? " is" : "s are");
+}
+
 static void add_meta(struct export_job *j, const char *key, const char *value)
 {
     j->meta[j->meta_n++] = (struct metadata){ key, value };
@@ -159,6 +213,8 @@ static void make_metadata(struct export_job *j)
                  arena_printf(&j->arena, "%u,%u,%u", j->mode.hidden[0], j->mode.hidden[1], j->mode.hidden[2]));
     add_meta(j, "weighbridge.fp8_kv_cache", j->mode.fp8_kv_cache ? "1" : "0");
     add_meta(j, "weighbridge.reduced_vocab", j->mode.vocab ? j->vocab.hash : "none");
+    if (j->model.int4.added + j->model.int4.folded + j->model.int4.clamped)
+        add_meta(j, META_ZEROS, j->model.zero_points == ZEROS_CLAMP ? "clamp" : "exact");
     add_meta(j, "weighbridge.chat_template",
              t->processed_from && !strcmp(t->processed_from, "file") ? job_template_file(t->processed_xxh3, &j->arena)
              : j->options->no_chat_template                          ? "none"
@@ -224,9 +280,11 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     if ((o->draft ? model_open_draft : model_open)(&j->model, &j->ckpt, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_MODEL;
+    zero_points(o->zero_points, &j->model.zero_points, e); /* job_check_options has checked it */
     if (build_graph(j, e))
         return -1;
     j->stage = JOB_GRAPH;
+    note_int4(j);
     note_unused(j);
     if (decide_files(j, e))
         return -1;

@@ -11,6 +11,8 @@
 #include "emit/tokenizer_files.h"
 #include "pipeline/pipeline.h"
 
+#define META_ZEROS "weighbridge.zero_points"
+
 enum job_stage { JOB_NOTHING, JOB_CHECKPOINT, JOB_MODEL, JOB_GRAPH, JOB_FILES, JOB_PLAN };
 
 /* What verify knows of the export that it repeats; a zeroed struct otherwise. */
@@ -38,7 +40,7 @@ struct export_job {
     struct layout layout;
     struct sidefiles side; /* without model.onnx and the data files */
     struct tokenizer_result tokenizer;
-    struct metadata meta[8];
+    struct metadata meta[12];
     size_t meta_n;
     struct inline_tensor *tensor; /* zeros until they are read */
     uint64_t model_onnx;          /* bytes */

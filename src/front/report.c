@@ -74,6 +74,7 @@ static void put_result(json_t *o, const struct counters *c, uint64_t xxh3)
     put_u64(o, "overflow", c->overflow);
     put_u64(o, "flushed", c->flushed);
     put_u64(o, "nan", c->nan);
+    put_u64(o, "clamped", c->clamped);
     memcpy(&worst, &c->worst, sizeof worst);
     put(o, "worst", c->overflow ? json_real((double)worst) : json_null());
 }

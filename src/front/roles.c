@@ -85,7 +85,7 @@ static int lost(struct walk *w, const char *value, const char *expected)
                    w->layer, str_quote(q, value ? value : ""), expected);
 }
 
-static int assign(struct walk *w, const struct made *init, const char *weight, bool matrix)
+static int assign(struct walk *w, const struct made *init, const char *weight, enum role_kind kind)
 {
     struct role *r = &w->role[init->init];
     char q[STR_QUOTED];
@@ -93,7 +93,7 @@ static int assign(struct walk *w, const struct made *init, const char *weight, b
     if (r->weight && strcmp(r->weight, weight))
         return err_set(w->e, ERR_FORMAT, "graph: initializer %s is used as %s and as %s, expected one use",
                        str_quote(q, init->value), r->weight, weight);
-    *r = (struct role){ .weight = weight, .matrix = matrix, .layer = w->layer };
+    *r = (struct role){ .weight = weight, .kind = kind, .layer = w->layer };
     return 0;
 }
 
@@ -110,7 +110,7 @@ static int norm(struct walk *w, const char *value, const char *weight, const cha
 
     for (size_t i = 0; n && i < 2 && n->n_input == 2; i++)
         if (init_of(w, n->input[i])) {
-            if (assign(w, init_of(w, n->input[i]), weight, false))
+            if (assign(w, init_of(w, n->input[i]), weight, ROLE_VECTOR))
                 return -1;
             scaled = n->input[1 - i];
         }
@@ -119,36 +119,25 @@ static int norm(struct walk *w, const char *value, const char *weight, const cha
     return *x ? 0 : lost(w, value, "an RMSNorm");
 }
 
-static bool is_linear(const struct walk *w, const char *value)
-{
-    const Onnx__NodeProto *add = node_of(w, value, "Add"), *mul = node_of(w, value, "MatMul");
+#define INT4_PLUGIN "Int4GroupwiseGemmPlugin"
 
-    if (add && add->n_input == 2)
-        return init_of(w, add->input[0]) || init_of(w, add->input[1]);
-    return mul && mul->n_input == 2 && init_of(w, mul->input[1]);
+static bool has_constant(const struct walk *w, const Onnx__NodeProto *add)
+{
+    return add && add->n_input == 2 && (init_of(w, add->input[0]) || init_of(w, add->input[1]));
 }
 
-/* MatMul(x, weight), with Add(bias, .) or without: gives x. `module` is canonical. */
-static int linear(struct walk *w, const char *value, const char *module, const char **x)
+/* The plugin, or Add(plugin, what zero points are worth). */
+static bool is_int4(const struct walk *w, const char *value)
 {
-    const Onnx__NodeProto *n = node_of(w, value, "Add");
-    const struct made *matrix;
+    return node_of(w, value, INT4_PLUGIN) || node_of(w, before(w, value, "Add"), INT4_PLUGIN);
+}
 
-    if (n && n->n_input == 2) {
-        unsigned bias = init_of(w, n->input[0]) ? 0 : 1;
+static bool is_linear(const struct walk *w, const char *value)
+{
+    const Onnx__NodeProto *mul = node_of(w, value, "MatMul");
 
-        if (!init_of(w, n->input[bias]))
-            return lost(w, value, "a linear with a bias");
-        if (assign(w, init_of(w, n->input[bias]), arena_printf(w->a, "%s.bias", module), false))
-            return -1;
-        value = n->input[1 - bias];
-    }
-    n = node_of(w, value, "MatMul");
-    matrix = n && n->n_input == 2 ? init_of(w, n->input[1]) : NULL;
-    if (!matrix)
-        return lost(w, value, "a MatMul with a constant weight");
-    *x = n->input[0];
-    return assign(w, matrix, arena_printf(w->a, "%s.weight", module), true);
+    return has_constant(w, node_of(w, value, "Add")) || is_int4(w, value) ||
+           (mul && mul->n_input == 2 && init_of(w, mul->input[1]));
 }
 
 static int same(struct walk *w, const char *value, const char *expected, const char *what)
@@ -158,6 +147,68 @@ static int same(struct walk *w, const char *value, const char *expected, const c
     return !strcmp(value, expected) ? 0
                                     : err_set(w->e, ERR_FORMAT, "graph: layer %u: %s takes %s, expected %s", w->layer,
                                               what, str_quote(q, value), str_quote(q2, expected));
+}
+
+static int assign_input(struct walk *w, const Onnx__NodeProto *n, size_t i, const char *module, enum role_kind kind)
+{
+    const char *value = input(n, i);
+    const struct made *init = value ? init_of(w, value) : NULL;
+
+    return init ? assign(w, init, module, kind) : lost(w, value, "a constant of a 4-bit linear");
+}
+
+/* MatMul(Cast(ReduceSum(Reshape(Cast(x)))), zeros). */
+static int added_zeros(struct walk *w, const char *value, const char *module, const char *x)
+{
+    const Onnx__NodeProto *mul = node_of(w, value, "MatMul");
+    const char *sums = before(w, input(mul, 0), "Cast");
+    const char *from = before(w, before(w, before(w, sums, "ReduceSum"), "Reshape"), "Cast");
+
+    if (!from)
+        return lost(w, value, "sums of blocks times a constant");
+    return assign_input(w, mul, 1, module, ROLE_ZEROS) || same(w, from, x, "the sum of blocks") ? -1 : 0;
+}
+
+/* The plugin over x or over Gather(x, order); gives x. */
+static int linear_int4(struct walk *w, const char *value, const char *module, const char **x)
+{
+    const Onnx__NodeProto *add = node_of(w, value, "Add"), *gather;
+    const Onnx__NodeProto *plugin = node_of(w, add ? add->input[0] : value, INT4_PLUGIN);
+
+    if (plugin->n_input != 3 || (add && add->n_input != 2))
+        return lost(w, value, "a 4-bit linear");
+    *x = plugin->input[0];
+    if (assign_input(w, plugin, 1, module, ROLE_PACK4) || assign_input(w, plugin, 2, module, ROLE_SCALES) ||
+        (add && added_zeros(w, add->input[1], module, *x)))
+        return -1;
+    gather = node_of(w, *x, "Gather");
+    if (!gather)
+        return 0;
+    *x = input(gather, 0);
+    return assign_input(w, gather, 1, module, ROLE_ORDER);
+}
+
+/* MatMul(x, weight) or a 4-bit linear, with Add(bias, .) or without: gives x. `module` is canonical. */
+static int linear(struct walk *w, const char *value, const char *module, const char **x)
+{
+    const Onnx__NodeProto *n = node_of(w, value, "Add");
+    const struct made *matrix;
+
+    if (has_constant(w, n)) {
+        unsigned bias = init_of(w, n->input[0]) ? 0 : 1;
+
+        if (assign(w, init_of(w, n->input[bias]), arena_printf(w->a, "%s.bias", module), ROLE_VECTOR))
+            return -1;
+        value = n->input[1 - bias];
+    }
+    if (is_int4(w, value))
+        return linear_int4(w, value, module, x);
+    n = node_of(w, value, "MatMul");
+    matrix = n && n->n_input == 2 ? init_of(w, n->input[1]) : NULL;
+    if (!matrix)
+        return lost(w, value, "a MatMul with a constant weight");
+    *x = n->input[0];
+    return assign(w, matrix, arena_printf(w->a, "%s.weight", module), ROLE_MATRIX);
 }
 
 /* h = Add(x, deepstack_embeds_<layer>), where the layer has one: gives x. */
@@ -248,9 +299,8 @@ static int cache_scale(struct walk *w, const Onnx__NodeProto *plugin)
     for (size_t i = 2; i < plugin->n_input; i++) {
         if (!(init = init_of(w, plugin->input[i])))
             continue;
-        if (assign(w, init, layer_name(w, "self_attn.k_v_scale_quant_orig"), false))
+        if (assign(w, init, layer_name(w, "self_attn.k_v_scale_quant_orig"), ROLE_KV_SCALE))
             return -1;
-        w->role[init->init].scale = true;
     }
     return 0;
 }

@@ -10,10 +10,21 @@
 #include "base/arena.h"
 #include "emit/onnx_read.h"
 
+enum role_kind {
+    ROLE_VECTOR,
+    ROLE_MATRIX,   /* a linear's: [in, out], the transpose of the checkpoint's */
+    ROLE_KV_SCALE, /* of a layer's FP8 cache: worked out, not a tensor of the checkpoint */
+    /* of a 4-bit linear: */
+    ROLE_PACK4,
+    ROLE_SCALES,
+    ROLE_ZEROS, /* what is added for zero points */
+    ROLE_ORDER, /* of its inputs */
+};
+
 struct role {
-    const char *weight; /* canonical: "layers.0.self_attn.q_proj.weight"; NULL: the walk did not come to it */
-    bool matrix;        /* a linear's: [in, out], the transpose of the checkpoint's */
-    bool scale;         /* of a layer's FP8 cache: worked out, not a tensor of the checkpoint */
+    const char *weight; /* canonical: "layers.0.self_attn.q_proj.weight", of a 4-bit linear the module; NULL: the walk
+                           did not come to it */
+    enum role_kind kind;
     unsigned layer;
 };
 

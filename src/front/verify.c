@@ -124,6 +124,7 @@ static int read_options(struct verify *v, struct err *e)
     v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
     v->repeat.reduced_vocab = reduced_vocab(v);
     v->repeat.fp8_kv_cache = is_meta(v, "weighbridge.fp8_kv_cache", "1");
+    v->repeat.zero_points = onnx_metadata(v->onnx, META_ZEROS);
     v->repeat.no_chat_template = !strcmp(how, "none") || (given_template(v) && !v->o->chat_template);
     v->repeat.chat_template = given_template(v) ? v->o->chat_template : NULL;
     return 0;
@@ -208,6 +209,22 @@ static void compare_lora(struct verify *v)
 
 /* ------------------------------------------------------------------ tensors */
 
+/* An external tensor stands in the data file, at this place of it. */
+static bool place_piece(struct verify *v, const struct onnx_place *place, struct verify_piece *p, uint64_t data_n)
+{
+    if (!place->external)
+        return true;
+    p->bytes = NULL;
+    p->file = place->location;
+    p->off = place->off;
+    if (!strcmp(place->location, v->job.dialect->data_file) && place->off <= data_n &&
+        place->bytes <= data_n - place->off)
+        return true;
+    differ(&v->d, "tensor", p->name, "%s: stands at %llu of %s, beyond the end of %s (%llu bytes)", p->name,
+           (unsigned long long)place->off, place->location, v->job.dialect->data_file, (unsigned long long)data_n);
+    return false;
+}
+
 /* One initializer of OUT against the source that its role names. */
 static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, const struct role *role, int data_fd,
                                uint64_t data_n, struct err *e)
@@ -233,19 +250,51 @@ static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, con
                source ? "has another size or type in the checkpoint" : "the checkpoint does not have");
         return 0;
     }
-    if (place.external) {
-        p.bytes = NULL;
-        p.file = place.location;
-        p.off = place.off;
-        if (strcmp(place.location, v->job.dialect->data_file) || place.off > data_n ||
-            place.bytes > data_n - place.off) {
-            differ(&v->d, "tensor", p.name, "%s: stands at %llu of %s, beyond the end of %s (%llu bytes)", p.name,
-                   (unsigned long long)place.off, place.location, v->job.dialect->data_file,
-                   (unsigned long long)data_n);
-            return 0;
-        }
+    if (!place_piece(v, &place, &p, data_n))
+        return 0;
+    return verify_tensor(&v->d, &v->job.ckpt, source, role->kind == ROLE_MATRIX && source->rank == 2, &p, e);
+}
+
+/* What a tensor of a 4-bit linear must be; NULL: the linear has none of that kind. */
+static const struct recipe *int4_recipe(struct verify *v, const struct int4 *q, enum role_kind kind, struct err *e)
+{
+    struct arena *a = &v->arena;
+
+    if (kind == ROLE_PACK4)
+        return recipe_pack4(a, q);
+    if (kind == ROLE_ORDER)
+        return q->g_idx ? recipe_order(a, q) : NULL;
+    if (kind == ROLE_ZEROS)
+        return q->kept == ZEROS_ADDED ? recipe_zeros(a, q) : NULL;
+    return recipe_cast(a, recipe_source(a, q->scales), DT_F16, e);
+}
+
+static int compare_int4(struct verify *v, const Onnx__TensorProto *t, const struct role *role, int data_fd,
+                        uint64_t data_n, struct err *e)
+{
+    const struct int4 *q = model_int4(&v->job.model, role->weight);
+    const struct recipe *r = q ? int4_recipe(v, q, role->kind, e) : NULL;
+    struct verify_piece p = { .name = onnx_name(t), .bytes = t->raw_data.data, .fd = data_fd };
+    struct recipe_plain plain;
+    struct onnx_place place;
+    uint64_t n;
+
+    if (e->kind)
+        return -1;
+    if (onnx_place(t, &place, e) || onnx_elements(t, &n, e)) {
+        differ_err(&v->d, "tensor", p.name, e);
+        return 0;
     }
-    return verify_tensor(&v->d, &v->job.ckpt, source, role->matrix && source->rank == 2, &p, e);
+    if (!r || recipe_elements(r) != n || t->data_type != dtype_onnx(r->dtype)) {
+        differ(&v->d, "tensor", p.name, "%s: is used as a tensor of the 4-bit linear %s, which %s", p.name,
+               role->weight, r ? "has another size or type" : "the checkpoint does not have");
+        return 0;
+    }
+    if (!place_piece(v, &place, &p, data_n))
+        return 0;
+    if (role->kind == ROLE_SCALES)
+        return verify_tensor(&v->d, &v->job.ckpt, q->scales, q->packing == INT4_OUT, &p, e);
+    return recipe_plain(r, &plain, e) || verify_units(&v->d, &v->job.ckpt, &plain, &p, e) ? -1 : 0;
 }
 
 /* Two floats from the calibration, inline. */
@@ -266,7 +315,15 @@ static int compare_scale(struct verify *v, const Onnx__TensorProto *t, const str
 static int compare_role(struct verify *v, const Onnx__TensorProto *t, const struct role *role, int data_fd,
                         uint64_t data_n, struct err *e)
 {
-    return role->scale ? compare_scale(v, t, role, e) : compare_initializer(v, t, role, data_fd, data_n, e);
+    switch (role->kind) {
+    case ROLE_VECTOR:
+    case ROLE_MATRIX:
+        return compare_initializer(v, t, role, data_fd, data_n, e);
+    case ROLE_KV_SCALE:
+        return compare_scale(v, t, role, e);
+    default:
+        return compare_int4(v, t, role, data_fd, data_n, e);
+    }
 }
 
 static int compare_initializers(struct verify *v, int data_fd, uint64_t data_n, struct err *e)

@@ -1,4 +1,5 @@
 #include "front/verify_tensor.h"
+#include "emit/units_read.h"
 #include "transform/transform.h"
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +18,18 @@ struct compare { /* of one tensor */
     struct err *e;
 };
 
-static int fetch(const struct compare *c, void *buf, uint64_t n, uint64_t off)
+static int piece_fetch(const struct verify_piece *p, void *buf, uint64_t n, uint64_t off, struct err *e)
 {
-    if (c->p->bytes) {
-        memcpy(buf, (const unsigned char *)c->p->bytes + off, n);
+    if (p->bytes) {
+        memcpy(buf, (const unsigned char *)p->bytes + off, n);
         return 0;
     }
-    return file_pread(c->p->fd, c->p->file, buf, n, c->p->off + off, c->e);
+    return file_pread(p->fd, p->file, buf, n, p->off + off, e);
+}
+
+static int fetch(const struct compare *c, void *buf, uint64_t n, uint64_t off)
+{
+    return piece_fetch(c->p, buf, n, off, c->e);
 }
 
 /* 1: a difference was found and told, which is enough for this tensor. */
@@ -157,4 +163,78 @@ out:
     free(c.expected);
     free(c.found);
     return ret;
+}
+
+/* ---- recipes that have parts ---- */
+
+struct units { /* of one tensor */
+    const struct checkpoint *ckpt;
+    const struct recipe_plain *r;
+    const struct verify_piece *p;
+    unsigned char *src, *expected, *found;
+    struct differences *d;
+    struct err *e;
+};
+
+/* 1: a difference was told. */
+static int same_run(const struct units *u, const unsigned char *expected, const unsigned char *found, uint64_t n,
+                    uint64_t off)
+{
+    uint64_t i = 0;
+
+    if (!memcmp(expected, found, n))
+        return 0;
+    while (expected[i] == found[i])
+        i++;
+    differ(u->d, "tensor", u->p->name, "%s: byte %llu is 0x%02x, expected 0x%02x (%s from %s)", u->p->name,
+           (unsigned long long)(off + i), found[i], expected[i], u->r->transform->name, u->r->source->name);
+    return 1;
+}
+
+static int compare_units(struct units *u, uint64_t first, uint64_t n)
+{
+    const struct recipe_plain *r = u->r;
+    bool panel = r->transform->cut == CUT_ROWS; /* units are rows of the source and columns of the result */
+    uint64_t run = n * r->dst, runs = panel ? r->cols : 1, pitch = panel ? r->rows * r->dst : 0;
+    struct job j = { .dst = u->expected, .dst_pitch = run };
+    int ret = 0;
+
+    if (units_read(u->ckpt, r, first, n, u->src, u->e))
+        return -1;
+    recipe_job(r, first, n, u->src, &j);
+    r->transform->ref(&j);
+    if (run == pitch || runs == 1) /* all of it is in one piece */
+        return piece_fetch(u->p, u->found, run * runs, first * r->dst, u->e)
+                   ? -1
+                   : same_run(u, u->expected, u->found, run * runs, first * r->dst);
+    for (uint64_t i = 0; !ret && i < runs; i++) {
+        uint64_t off = i * pitch + first * r->dst;
+
+        ret = piece_fetch(u->p, u->found, run, off, u->e) ? -1 : same_run(u, u->expected + i * run, u->found, run, off);
+    }
+    return ret;
+}
+
+int verify_units(struct differences *d, const struct checkpoint *ckpt, const struct recipe_plain *r,
+                 const struct verify_piece *p, struct err *e)
+{
+    uint64_t units = recipe_units(r), out = (r->transform->cut == CUT_ROWS ? r->cols : 1) * r->dst, step = 1;
+    struct units u = { .ckpt = ckpt, .r = r, .p = p, .d = d, .e = e };
+    int ret = 0;
+
+    while (step < units && recipe_parts_bytes(r, step * 2) <= PIECE && out * step * 2 <= PIECE)
+        step *= 2;
+    u.src = malloc(recipe_parts_bytes(r, step) + 1);
+    u.expected = malloc(out * step + 1);
+    u.found = malloc(out * step + 1);
+    if (!u.src || !u.expected || !u.found)
+        ret = err_set(e, ERR_NOMEM, "%s: no memory to compare it", p->name);
+    for (uint64_t at = 0; !ret && at < units; at += step)
+        ret = compare_units(&u, at, units - at < step ? units - at : step);
+    d->tensors++;
+    d->bytes += out * units;
+    free(u.src);
+    free(u.expected);
+    free(u.found);
+    return ret < 0 ? -1 : 0;
 }

@@ -3,6 +3,7 @@
 #define FRONT_VERIFY_TENSOR_H
 #include "checkpoint/checkpoint.h"
 #include "front/differences.h"
+#include "graph/recipe.h"
 
 struct verify_piece {  /* where the bytes to be checked are */
     const char *name;  /* of the tensor in the export */
@@ -18,5 +19,8 @@ struct verify_piece {  /* where the bytes to be checked are */
  */
 int verify_tensor(struct differences *d, const struct checkpoint *c, const struct tensor *source, bool transposed,
                   const struct verify_piece *p, struct err *e);
+/* The same of a recipe that has parts: 4-bit weights and what goes with them, byte by byte. */
+int verify_units(struct differences *d, const struct checkpoint *c, const struct recipe_plain *r,
+                 const struct verify_piece *p, struct err *e);
 
 #endif

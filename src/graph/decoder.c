@@ -41,6 +41,14 @@ const struct value *weight_matrix(struct decoder *w, const char *name, const str
     return initializer(w, name, l->weight, r ? recipe_transpose(a, r, w->e) : NULL);
 }
 
+const struct value *weight_scales(struct decoder *w, const char *name, const struct int4 *q)
+{
+    struct arena *a = w->g->arena;
+    const struct recipe *r = recipe_cast(a, recipe_source(a, q->scales), DT_F16, w->e);
+
+    return initializer(w, name, q->scales, r && q->packing == INT4_OUT ? recipe_transpose(a, r, w->e) : r);
+}
+
 const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r)
 {
     return graph_init(w->g, name, r, w->d->order(name));
@@ -51,12 +59,18 @@ void decoder_head(struct decoder *w, struct linear *l)
     struct model *m = w->m;
 
     if (m->draft || !m->tied) {
-        model_linear(m, l, "lm_head", m->hidden_size, m->draft ? m->draft_vocab_size : m->vocab_size, false);
+        model_linear(m, l, "lm_head", m->hidden_size, m->draft ? m->draft_vocab_size : m->vocab_size, false, w->e);
     } else {
         *l = (struct linear){ .module = "lm_head", .in = m->hidden_size, .out = m->vocab_size };
         l->weight = model_weight(m, "embed_tokens.weight", m->vocab_size, m->hidden_size);
     }
-    if (w->mode->vocab) {
+    if (w->mode->vocab && l->int4) {
+        err_set(
+            w->e, ERR_UNSUPPORTED,
+            "%s: lm_head is quantized, and rows can be taken of a plain one only: leave --reduced-vocab out, or give "
+            "a checkpoint whose lm_head is not quantized",
+            m->ckpt->dir);
+    } else if (w->mode->vocab) {
         l->rows = w->mode->vocab->id;
         l->out = w->mode->vocab->n;
     }
@@ -68,7 +82,7 @@ const struct value *decoder_linear(struct decoder *w, unsigned i, const char *bl
     struct arena *a = w->g->arena;
     struct linear l;
 
-    model_linear(w->m, &l, arena_printf(a, "layers.%u.%s.%s", i, block, proj), in, out, bias);
+    model_linear(w->m, &l, arena_printf(a, "layers.%u.%s.%s", i, block, proj), in, out, bias, w->e);
     return w->d->linear(w, arena_printf(a, "%s/layers.%u/%s/%s", w->path, i, block, proj), &l, x);
 }
 
@@ -77,7 +91,7 @@ const struct value *decoder_module(struct decoder *w, const char *module, const 
 {
     struct linear l;
 
-    model_linear(w->m, &l, module, in, out, bias);
+    model_linear(w->m, &l, module, in, out, bias, w->e);
     return w->d->linear(w, arena_printf(w->g->arena, "%s/%s", w->path, module), &l, x);
 }
 

@@ -86,7 +86,9 @@ int decoder_build(struct graph *g, struct model *m, const struct dialect *d, con
 const struct value *weight_vector(struct decoder *w, const char *name, uint64_t n);
 const struct value *weight_matrix(struct decoder *w, const char *name, const struct linear *l);
 const struct value *weight_bias(struct decoder *w, const char *name, const struct tensor *t);
-/* An initializer whose values are known. */
+/* Of a quantized linear: fp16 [groups, out]. */
+const struct value *weight_scales(struct decoder *w, const char *name, const struct int4 *q);
+/* An initializer whose values are known, or that is no cast or transpose of one tensor. */
 const struct value *decoder_constant(struct decoder *w, const char *name, const struct recipe *r);
 /* "lm_head", or the embedding again when tied: [vocab, hidden], or the rows of a reduced vocabulary. */
 void decoder_head(struct decoder *w, struct linear *l);

@@ -106,10 +106,70 @@ static const char *weight_name(struct decoder *w, const char *module, const char
     return arena_printf(w->g->arena, "%s%s.%s", head ? "" : w->weights, module, what);
 }
 
+/* What the plugin cannot subtract, as it takes every zero point for 8: sums of the inputs of each group, in fp32, times
+ * (8 - zero) * scale. */
+static struct value *zeros(struct decoder *w, struct scope *s, const char *name, const struct int4 *q,
+                           const struct value *x, const struct value *y)
+{
+    int64_t groups = (int64_t)(q->in / q->group), split[] = { 0, 0, groups, (int64_t)q->group };
+    const struct value *x32 = cast(s, x, DT_F32), *shape = const_i64s(s, split, 4), *axis, *sums;
+    struct value *blocks = binary(s, "Reshape", x32, shape, x32), *sum, *more;
+
+    blocks->rank = 4;
+    blocks->dim[2] = DIM((uint64_t)groups);
+    blocks->dim[3] = DIM(q->group);
+    node_attr_int(w->g, "allowzero", 0);
+    axis = const_i64s(s, (const int64_t[]){ -1 }, 1);
+    sum = binary(s, "ReduceSum", blocks, axis, blocks);
+    sum->rank = 3;
+    node_attr_int(w->g, "keepdims", 0);
+    sums = cast(s, sum, DT_F16);
+    more = binary(s, "MatMul", sums, decoder_constant(w, name, recipe_zeros(w->g->arena, q)), y);
+    return binary(s, "Add", y, more, y);
+}
+
+/* Int4GroupwiseGemmPlugin; behind a Gather where inputs come in another order.  Names as the exporter's wrapper for
+ * that has them. */
+static const struct value *linear_int4(struct decoder *w, const char *path, const struct linear *l,
+                                       const struct value *x)
+{
+    struct arena *a = w->g->arena;
+    const struct int4 *q = l->int4;
+    const char *module = q->g_idx ? arena_printf(a, "%s.module_to_wrap", l->module) : l->module;
+    struct scope outer = scope_enter(w->g, path), s = scope_enter(w->g, path);
+    const struct value *weights, *scales;
+    struct value *y;
+
+    if (q->g_idx) {
+        const struct value *at = decoder_constant(w, weight_name(w, l->module, "permute_idx"), recipe_order(a, q));
+
+        x = binary(&outer, "Gather", x, at, x);
+        node_attr_int(w->g, "axis", 2);
+        s = scope_enter(w->g, arena_printf(a, "%s/module_to_wrap", path));
+    }
+    weights = decoder_constant(w, weight_name(w, module, "processed_qweight"), recipe_pack4(a, q));
+    scales = weight_scales(w, weight_name(w, module, "scales"), q);
+    y = node_add(&s, "Int4GroupwiseGemmPlugin", (const struct value *[]){ x, weights, scales }, 3, x);
+    node_last(w->g)->domain = "trt";
+    y->dim[y->rank - 1] = DIM(l->out);
+    node_attr_int(w->g, "gemm_k", (int64_t)q->in);
+    node_attr_int(w->g, "gemm_n", (int64_t)q->out);
+    node_attr_int(w->g, "group_size", (int64_t)q->group);
+    if (q->kept == ZEROS_ADDED)
+        y = zeros(w, &s, weight_name(w, module, "zero_correction"), q, x, y);
+    return l->bias ? binary(&s, "Add", y, weight_bias(w, weight_name(w, module, "bias"), l->bias), y) : y;
+}
+
 static const struct value *linear(struct decoder *w, const char *path, const struct linear *l, const struct value *x)
 {
     struct scope s = scope_enter(w->g, path);
-    struct value *y = binary(&s, "MatMul", x, weight_matrix(w, weight_name(w, l->module, "weight"), l), x);
+    struct value *y;
+
+    if (l->int4 && l->int4->group) /* 0: it does not fit, as model_check will say */
+        return linear_int4(w, path, l, x);
+    if (l->int4)
+        return x;
+    y = binary(&s, "MatMul", x, weight_matrix(w, weight_name(w, l->module, "weight"), l), x);
 
     y->dim[y->rank - 1] = DIM(l->out);
     return l->bias ? binary(&s, "Add", weight_bias(w, weight_name(w, l->module, "bias"), l->bias), y, y) : y;
@@ -365,50 +425,87 @@ static void draft_head(struct decoder *w, const struct value *x)
 }
 
 /* As torch's exporter leaves them: the final norm, then what modules hold under their own name, in module order, then
- * the transposed matrices in the order of use, lm_head last. */
-static const char *const vectors[] = {
-    "mlp.gate_proj.bias",
-    "mlp.up_proj.bias",
-    "mlp.down_proj.bias",
-    "input_layernorm.weight",
-    "post_attention_layernorm.weight",
-    "hidden_norm.weight",
-    "self_attn.q_proj.bias",
-    "self_attn.k_proj.bias",
-    "self_attn.v_proj.bias",
-    "self_attn.o_proj.bias",
-    "self_attn.q_norm.weight",
-    "self_attn.k_norm.weight",
-    "self_attn.k_v_scale_quant_orig",
-};
+ * the transposed matrices in the order of use, lm_head last.  A quantized module holds all of its tensors itself. */
+static const char *const parts[] = { "permute_idx", "scales", "processed_qweight", "zero_correction", "bias" };
 static const char *const matrices[] = { "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight",
                                         "self_attn.q_proj.weight",   "self_attn.k_proj.weight",
                                         "self_attn.v_proj.weight",   "self_attn.o_proj.weight",
                                         "mlp.gate_proj.weight",      "mlp.up_proj.weight",
                                         "mlp.down_proj.weight" };
+enum { PARTS = sizeof parts / sizeof *parts };
+static const struct {
+    const char *name; /* one that ends in "." has parts, for which there is room behind it */
+    unsigned at;
+} vectors[] = {
+    { "mlp.gate_proj.bias", 4 * PARTS + 0 },
+    { "mlp.up_proj.bias", 4 * PARTS + 1 },
+    { "mlp.down_proj.bias", 4 * PARTS + 2 },
+    { "mlp.down_proj.", 0 * PARTS },
+    { "mlp.gate_proj.", 1 * PARTS },
+    { "mlp.up_proj.", 2 * PARTS },
+    { "mlp.gate_up_proj.", 3 * PARTS },
+    { "input_layernorm.weight", 5 * PARTS + 0 },
+    { "post_attention_layernorm.weight", 5 * PARTS + 1 },
+    { "hidden_norm.weight", 5 * PARTS + 2 },
+    { "self_attn.q_proj.", 6 * PARTS },
+    { "self_attn.k_proj.", 7 * PARTS },
+    { "self_attn.v_proj.", 8 * PARTS },
+    { "self_attn.o_proj.", 9 * PARTS },
+    { "self_attn.qkv_proj.", 10 * PARTS },
+    { "self_attn.q_norm.weight", 11 * PARTS + 0 },
+    { "self_attn.k_norm.weight", 11 * PARTS + 1 },
+    { "self_attn.k_v_scale_quant_orig", 11 * PARTS + 2 },
+};
+
+/* Place of one of parts[] among them; PARTS: none of them. */
+static unsigned part_order(const char *name)
+{
+    unsigned i = 0;
+
+    if (!strncmp(name, "module_to_wrap.", 15))
+        name += 15;
+    while (i < PARTS && strcmp(name, parts[i]))
+        i++;
+    return i;
+}
+
+static bool vector_order(const char *name, unsigned *at)
+{
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
+        size_t n = strlen(vectors[i].name);
+        bool module = vectors[i].name[n - 1] == '.';
+        unsigned part = module && !strncmp(name, vectors[i].name, n) ? part_order(name + n) : PARTS;
+
+        *at = vectors[i].at + (module ? part : 0);
+        if (module ? part < PARTS : !strcmp(name, vectors[i].name))
+            return true;
+    }
+    return false;
+}
 
 static uint64_t order(const char *name)
 {
-    unsigned layer;
+    unsigned layer, at;
     int rest = 0;
 
     if (!strcmp(name, "model.norm.weight") || !strcmp(name, "norm.weight"))
         return 0;
-    if (!strcmp(name, "fc.bias"))
-        return 1;
     if (!strcmp(name, "fc.weight"))
         return 2ull << 40;
+    if (!strncmp(name, "fc.", 3))
+        return 1 + part_order(name + 3);
     if (!strncmp(name, "model.", 6))
         name += 6;
     if (sscanf(name, "layers.%u.%n", &layer, &rest) == 1 && rest) {
-        for (unsigned i = 0; i < sizeof vectors / sizeof *vectors; i++)
-            if (!strcmp(name + rest, vectors[i]))
-                return 1ull << 40 | (uint64_t)layer << 8 | i;
+        if (vector_order(name + rest, &at))
+            return 1ull << 40 | (uint64_t)layer << 8 | at;
         for (unsigned i = 0; i < sizeof matrices / sizeof *matrices; i++)
             if (!strcmp(name + rest, matrices[i]))
                 return 2ull << 40 | (uint64_t)(layer + 1) << 8 | i;
     }
-    return 3ull << 40; /* lm_head */
+    if (!strncmp(name, "lm_head.", 8))
+        name += 8;
+    return 3ull << 40 | part_order(name); /* lm_head */
 }
 
 static const struct opset opsets[] = { { "", 19 }, { "trt", 1 } };

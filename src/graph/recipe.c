@@ -129,6 +129,8 @@ uint64_t recipe_elements(const struct recipe *r)
 
 uint64_t recipe_bytes(const struct recipe *r) { return recipe_elements(r) * dtype_bytes(r->dtype); }
 
+static const char *const zeros_text[] = { "", ", zeros folded", ", zeros folded and clamped", ", zeros added later" };
+
 void recipe_describe(const struct recipe *r, struct str *out)
 {
     switch (r->op) {
@@ -155,6 +157,16 @@ void recipe_describe(const struct recipe *r, struct str *out)
         recipe_describe(r->in, out);
         str_addf(out, ", lora %s)", r->merge->module);
         break;
+    case RECIPE_PACK4:
+        str_addf(out, "pack4(%s%s%s)", r->int4->words->name, zeros_text[r->int4->kept],
+                 r->int4->g_idx ? ", in group order" : "");
+        break;
+    case RECIPE_ZEROS:
+        str_addf(out, "zeros(%s, %s)", r->int4->zeros->name, r->int4->scales->name);
+        break;
+    case RECIPE_ORDER:
+        str_addf(out, "order(%s)", r->int4->g_idx->name);
+        break;
     case RECIPE_CONSTANT:
         str_adds(out, "constant");
         break;
@@ -168,6 +180,9 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
     const struct recipe *rows = NULL;
     bool matrix;
 
+    *p = (struct recipe_plain){ 0 };
+    if (r->int4)
+        return recipe_int4(r, p, e);
     if (r->op == RECIPE_TRANSPOSE) {
         kind = TRANSFORM_TRANSPOSE;
         r = r->in;
@@ -188,6 +203,7 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
     if (!p->transform)
         return err_set(e, ERR_INTERNAL, "%s: no transform from %s to %s", r->source->name, dtype_name(r->dtype),
                        dtype_name(dst));
+    p->dst = dtype_bytes(dst);
     p->gather = rows ? rows->rows : NULL;
     matrix = rows || p->merge || kind == TRANSFORM_TRANSPOSE;
     p->rows = rows ? rows->shape[0] : matrix ? r->shape[0] : 1;
@@ -197,5 +213,11 @@ int recipe_plain(const struct recipe *r, struct recipe_plain *p, struct err *e)
 
 uint64_t recipe_plain_bytes(const struct recipe_plain *p)
 {
-    return p->rows * p->cols * dtype_bytes(p->transform->src); /* no more than the source has */
+    uint64_t n = 0;
+
+    if (!p->parts)
+        return p->rows * p->cols * dtype_bytes(p->transform->src); /* no more than the source has */
+    for (unsigned i = 0; i < p->parts; i++)
+        n += p->part[i].tensor->bytes;
+    return n;
 }

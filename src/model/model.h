@@ -13,6 +13,7 @@
 #include "base/arena.h"
 #include "base/notes.h"
 #include "checkpoint/checkpoint.h"
+#include "model/int4.h"
 
 enum bias { BIAS_NEVER, BIAS_ALWAYS, BIAS_ATTENTION_KEY /* "attention_bias" */, BIAS_MLP_KEY /* "mlp_bias" */ };
 
@@ -47,6 +48,16 @@ struct family {               /* a row of families[]; facts only */
 extern const struct family families[];
 extern const size_t families_n;
 
+#define INT4_GROUP_ALL UINT64_MAX /* one scale for all inputs of an output: "group_size": -1 */
+
+struct quantization { /* what the checkpoint's config says of it; zero: nothing, weights are plain */
+    const struct stored_format *format;
+    const char *file;   /* of the directory, for messages: "config.json" */
+    uint64_t group;     /* inputs that share a scale; INT4_GROUP_ALL; 0: not said */
+    unsigned zero_add;  /* zero points are stored less this, by the label of the format */
+    bool not_symmetric; /* "sym" and the like say so */
+};
+
 struct model {
     const struct family *family;
     const struct checkpoint *ckpt;
@@ -64,8 +75,16 @@ struct model {
     const json_t *text;                            /* the object of config.json that describes the text model */
     const char *prefix;    /* of the decoder's tensors in the file: "model.", "model.language_model.", "", ... */
     const char *head_name; /* of the lm_head tensor in the file; NULL when tied or absent */
-    bool *used;            /* by tensor index: asked for by model_weight */
-    struct want *wrong;    /* asked for, and missing or unfit */
+    struct quantization quantization;
+    enum zero_points zero_points; /* the user's wish; zero: exact */
+    struct int4_stats int4;       /* of the linears that were asked for, which are: */
+    struct int4_linear {
+        const char *module;
+        const struct int4 *q;
+    } * int4_linear;
+    size_t int4_n, int4_cap;
+    bool *used;         /* by tensor index: asked for by model_weight */
+    struct want *wrong; /* asked for, and missing or unfit */
     size_t wrong_n, wrong_cap;
 };
 
@@ -100,26 +119,35 @@ int model_check(const struct model *m, struct err *e);
 int model_kv_scale(struct model *m, unsigned layer, float scale[2], struct err *e);
 bool model_kv_calibrated(const struct model *m);
 
-/* How a linear layer is stored in the file: [out, in], bias or none.  Quantized formats become rows of
- * stored_formats[]. */
+/* How a linear layer is stored in the file: [out, in], bias or none. */
 struct linear {
     const char *module;          /* canonical: "layers.0.self_attn.q_proj" */
     uint64_t in, out;            /* features */
-    const struct tensor *weight; /* [out, in] */
+    const struct tensor *weight; /* [out, in]; NULL where it is quantized */
     const int32_t *rows;         /* which of its rows are meant, [out]; NULL: all */
+    struct int4 *int4;           /* NULL: plain */
     const struct tensor *bias;   /* [out] or NULL */
 };
-void model_linear(struct model *m, struct linear *l, const char *module, uint64_t in, uint64_t out, bool bias);
+/* Reads zero points and g_idx of a quantized linear. Fails when they cannot be read. */
+int model_linear(struct model *m, struct linear *l, const char *module, uint64_t in, uint64_t out, bool bias,
+                 struct err *e);
+
+/* A 4-bit linear that model_linear has given, by its module; NULL: none. */
+const struct int4 *model_int4(const struct model *m, const char *module);
 
 struct stored_format {
     const char *name;         /* for people */
     const char *quant_method; /* in config.json's quantization_config; NULL: none */
-    void (*load)(struct model *m, struct linear *l, bool bias);
+    const char *packed;       /* what a linear stored so has: ".qweight" */
+    /* Takes what it needs of the quantization config, or refuses it. */
+    int (*read)(struct model *m, const json_t *config, struct err *e);
+    void (*load)(struct model *m, struct linear *l); /* of module, in and out: the rest but bias */
 };
 extern const struct stored_format stored_formats[];
 extern const size_t stored_formats_n;
-/* Refuses by name what no row reads: a quantization_config or the packed tensors of a quantizer. */
-int stored_check(const struct checkpoint *c, struct err *e);
+/* Which row reads the checkpoint: sets m->quantization. Refuses by name what none does: a quantization_config, the
+ * packed tensors of a quantizer, or a quantizer whose tensors are not there. */
+int stored_choose(struct model *m, struct err *e);
 
 /* Tensors of the checkpoint that nobody asked for, grouped: numbers in names become N. */
 struct unused_group {

@@ -128,7 +128,7 @@ static const char *shape_text(struct arena *a, const struct tensor *t)
     return text;
 }
 
-static void remember(struct model *m, const char *name, const char *problem)
+void weights_wrong(struct model *m, const char *name, const char *problem)
 {
     if (m->wrong_n == m->wrong_cap) {
         m->wrong_cap = m->wrong_cap ? m->wrong_cap * 2 : 16;
@@ -137,12 +137,27 @@ static void remember(struct model *m, const char *name, const char *problem)
     m->wrong[m->wrong_n++] = (struct want){ name, problem };
 }
 
+/* A tensor of lm_head beside its weight, or instead of it: wherever a head may stand. */
+static const char *head_part(const struct model *m, const char *name)
+{
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        const char *full =
+            arena_printf(m->arena, "%.*s%s", (int)(strlen(heads[i]) - strlen("lm_head.weight")), heads[i], name);
+
+        if (ckpt_find(m->ckpt, full))
+            return full;
+    }
+    return name;
+}
+
 static const char *name_in_file(const struct model *m, const char *name)
 {
     if (m->draft)
         return draft_name(m, name);
     if (!strcmp(name, "lm_head.weight"))
         return m->head_name ? m->head_name : name;
+    if (!strncmp(name, "lm_head.", 8))
+        return head_part(m, name);
     return arena_printf(m->arena, "%s%s", m->prefix, name);
 }
 
@@ -153,7 +168,8 @@ const struct tensor *model_source(const struct model *m, const char *name)
     return ckpt_find(m->ckpt, name_in_file(m, tied ? "embed_tokens.weight" : name));
 }
 
-const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0, uint64_t d1)
+/* Of this shape and, `words`, of 32-bit words or else a dtype that casts to fp16; a stand-in where it is not. */
+static const struct tensor *want(struct model *m, const char *name, uint64_t d0, uint64_t d1, bool words)
 {
     const char *full = name_in_file(m, name);
     const struct tensor *t = ckpt_find(m->ckpt, full);
@@ -162,23 +178,45 @@ const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0
 
     *right =
         (struct tensor){ .name = full, .dtype = DT_F16, .dtype_text = "F16", .rank = d1 ? 2 : 1, .shape = { d0, d1 } };
+    if (words)
+        right->dtype = DT_I32, right->dtype_text = "I32";
     if (!t) {
-        remember(m, full, "is missing");
+        weights_wrong(m, full, "is missing");
         return right;
     }
     m->used[t - m->ckpt->tensor] = true;
     if (t->rank != right->rank || t->shape[0] != d0 || (d1 && t->shape[1] != d1)) {
-        remember(
+        weights_wrong(
             m, full,
             arena_printf(m->arena, "has shape %s, expected %s", shape_text(m->arena, t), shape_text(m->arena, right)));
         return right;
     }
-    if (!transform_find(TRANSFORM_CAST, t->dtype, DT_F16)) {
-        remember(m, full,
-                 arena_printf(m->arena, "is stored as %s, expected F32, BF16 or F16",
-                              t->dtype ? dtype_name(t->dtype) : str_quote(q, t->dtype_text)));
+    if (words ? t->dtype != DT_I32 : !transform_find(TRANSFORM_CAST, t->dtype, DT_F16)) {
+        weights_wrong(m, full,
+                      arena_printf(m->arena, "is stored as %s, expected %s",
+                                   t->dtype ? dtype_name(t->dtype) : str_quote(q, t->dtype_text),
+                                   words ? "I32" : "F32, BF16 or F16"));
         return right;
     }
+    return t;
+}
+
+const struct tensor *model_weight(struct model *m, const char *name, uint64_t d0, uint64_t d1)
+{
+    return want(m, name, d0, d1, false);
+}
+
+const struct tensor *weights_words(struct model *m, const char *name, uint64_t d0, uint64_t d1)
+{
+    return want(m, name, d0, d1, true);
+}
+
+const struct tensor *weights_part(struct model *m, const char *name)
+{
+    const struct tensor *t = ckpt_find(m->ckpt, name_in_file(m, name));
+
+    if (t)
+        m->used[t - m->ckpt->tensor] = true;
     return t;
 }
 

@@ -33,7 +33,7 @@ struct use { /* of a source tensor by an item */
     uint64_t slab; /* that is being filled: its row panel */
 };
 
-struct group { /* the items of one source tensor, or of the same rows of it */
+struct group { /* the items of one source tensor, or of the same rows of it; or one item that has parts */
     struct use *use;
     size_t uses;
     const struct tensor *source;
@@ -44,8 +44,9 @@ struct group { /* the items of one source tensor, or of the same rows of it */
     unsigned stream_dst, panel_dst; /* bytes of their largest element; 1 when there is none */
 };
 
-struct demand {       /* of all groups */
-    unsigned streams; /* at most of a tile */
+struct demand {          /* of all groups */
+    uint64_t tile_least; /* bytes that a tile needs at least */
+    unsigned streams;    /* at most of a tile */
     bool panels;
     uint64_t panel_most; /* bytes of the largest whole tensor (or tensors, where a group has several) */
     uint64_t panel_all;  /* bytes of all of them */
@@ -62,6 +63,27 @@ size_t plan_tile_room(const struct plan *p) { return p->tile_bytes + 2 * IO_ALIG
 
 /* ---- what is used by whom ---- */
 
+static int does_not_fit(const struct placed *item, const struct tensor *t, struct err *e)
+{
+    return err_set(e, ERR_INTERNAL, "%s: its place in the layout does not fit its source %s", item->name, t->name);
+}
+
+static int parts_check(const struct placed *item, const struct recipe_plain *plain, struct err *e)
+{
+    uint64_t bytes, units = recipe_units(plain);
+
+    if (__builtin_mul_overflow(plain->rows * plain->cols, plain->dst, &bytes) || bytes != item->bytes ||
+        item->off % LAYOUT_ALIGN || bytes > BYTES_MAX)
+        return does_not_fit(item, plain->source, e);
+    for (unsigned i = 0; i < plain->parts; i++) {
+        struct recipe_span s = recipe_span(plain, i, 0, units);
+
+        if (s.off || s.runs * s.run_bytes != plain->part[i].tensor->bytes)
+            return does_not_fit(item, plain->part[i].tensor, e);
+    }
+    return 0;
+}
+
 static int use_check(const struct placed *item, const struct use *u, struct err *e)
 {
     const struct recipe_plain *plain = &u->plain;
@@ -72,7 +94,7 @@ static int use_check(const struct placed *item, const struct use *u, struct err 
         __builtin_mul_overflow(elements, dtype_bytes(plain->transform->src), &bytes) || bytes != t->bytes ||
         __builtin_mul_overflow(plain->rows * plain->cols, u->dst, &bytes) || bytes != item->bytes ||
         item->off % LAYOUT_ALIGN || bytes > BYTES_MAX)
-        return err_set(e, ERR_INTERNAL, "%s: its place in the layout does not fit its source %s", item->name, t->name);
+        return does_not_fit(item, t, e);
     return 0;
 }
 
@@ -87,6 +109,8 @@ static int use_order(const void *a, const void *b)
         return s->off < t->off ? -1 : 1;
     if (!x->plain.gather != !y->plain.gather)
         return !x->plain.gather ? -1 : 1;
+    if (!x->plain.parts != !y->plain.parts)
+        return !x->plain.parts ? -1 : 1;
     return x->item < y->item ? -1 : 1;
 }
 
@@ -100,9 +124,9 @@ static struct use *uses_collect(const struct layout *l, struct err *e)
         *u = (struct use){ .item = (unsigned)i };
         if (recipe_plain(l->item[i].recipe, &u->plain, e))
             goto fail;
-        u->dst = dtype_bytes(u->plain.transform->dst);
+        u->dst = u->plain.dst;
         u->panel = u->plain.transform->cut == CUT_ROWS;
-        if (use_check(&l->item[i], u, e))
+        if (u->plain.parts ? parts_check(&l->item[i], &u->plain, e) : use_check(&l->item[i], u, e))
             goto fail;
     }
     qsort(use, l->items_n, sizeof *use, use_order);
@@ -115,7 +139,7 @@ fail:
 static void group_add(struct group *g, const struct use *u)
 {
     g->uses++;
-    if (u->panel || u->plain.gather || u->plain.merge) {
+    if (u->panel || u->plain.gather || u->plain.merge || u->plain.parts) {
         g->rows = u->plain.rows;
         g->cols = u->plain.cols;
     }
@@ -136,7 +160,7 @@ static size_t groups_make(struct group *group, struct use *use, size_t uses)
     for (size_t i = 0; i < uses; i++) {
         const struct tensor *t = use[i].plain.source;
 
-        if (!n || group[n - 1].source != t || group[n - 1].gather != use[i].plain.gather)
+        if (!n || group[n - 1].source != t || group[n - 1].gather != use[i].plain.gather || use[i].plain.parts)
             group[n++] = (struct group){ .use = &use[i],
                                          .source = t,
                                          .gather = use[i].plain.gather,
@@ -182,6 +206,8 @@ static struct demand demand_of(const struct group *group, size_t groups)
         const struct group *g = &group[i];
         uint64_t room = g->panels * panel_room(g, g->rows, g->panel_dst);
 
+        if (g->use->plain.parts)
+            d.tile_least = most(d.tile_least, most(recipe_parts_bytes(&g->use->plain, 1), g->streams * g->stream_dst));
         d.streams = g->streams > d.streams ? g->streams : d.streams;
         d.panels |= g->panels > 0;
         demand_merge(&d, g);
@@ -202,6 +228,7 @@ static uint64_t fixed_bytes(const struct plan *p)
 static bool sizes_choose(struct plan *p, const struct plan_budget *b, const struct demand *d)
 {
     uint64_t share = d->panels ? b->memory / 5 * 2 : b->memory;
+    uint64_t tile_least = most(TILE_BYTES_MIN, round_up(d->tile_least, LAYOUT_ALIGN));
 
     p->adapter = d->adapter;
     p->merge_rank = d->merge_rank;
@@ -209,9 +236,9 @@ static bool sizes_choose(struct plan *p, const struct plan_budget *b, const stru
     p->merge_bytes = d->adapter ? merger_bytes(d->merge_rank) : 0;
     p->tile_slots = b->threads + READ_AHEAD;
     p->stream_slots = d->streams ? (unsigned)most(STREAM_SLOTS, 2 * d->streams) : 0;
-    for (p->tile_bytes = TILE_BYTES_MAX;; p->tile_bytes /= 2) {
+    for (p->tile_bytes = most(TILE_BYTES_MAX, tile_least);; p->tile_bytes = most(p->tile_bytes / 2, tile_least)) {
         p->stream_bytes = p->tile_bytes;
-        if (fixed_bytes(p) <= share || p->tile_bytes == TILE_BYTES_MIN)
+        if (fixed_bytes(p) <= share || p->tile_bytes == tile_least)
             break;
     }
     while (fixed_bytes(p) > share && p->tile_slots > 2)
@@ -454,12 +481,97 @@ static void panel_cut(struct cutter *c, struct group *g, uint64_t r0, uint64_t p
     }
 }
 
+/* ---- the cut of an item that has parts ---- */
+
+static uint64_t units_of_tile(const struct plan *p, const struct group *g)
+{
+    const struct recipe_plain *plain = &g->use->plain;
+    uint64_t n = p->tile_bytes / (recipe_parts_bytes(plain, 1) - recipe_parts_bytes(plain, 0)) + 1, aligned = 1;
+
+    if (g->streams)
+        n = least(n, p->stream_bytes / g->stream_dst);
+    while (n > 1 && recipe_parts_bytes(plain, n) > p->tile_bytes)
+        n--;
+    while (g->streams && aligned * (plain->dst % LAYOUT_ALIGN) % LAYOUT_ALIGN)
+        aligned *= 2;
+    return n >= aligned ? round_down(n, aligned) : n;
+}
+
+/* Its parts, unless they are one piece of one tensor. */
+static struct tile_plan tile_of_parts(struct cutter *c, const struct recipe_plain *plain, uint64_t first, uint64_t n)
+{
+    struct recipe_span s = recipe_span(plain, 0, first, n);
+    struct tile_plan tile = { .file = plain->source->file, .off = plain->source->off + s.off, .jobs = 1 };
+    struct part_plan *part;
+
+    if (plain->parts == 1 && s.runs == 1) {
+        tile.bytes = (size_t)s.run_bytes;
+        return tile;
+    }
+    tile.parts = plain->parts;
+    tile.part = part = arena_array(c->p->arena, plain->parts, sizeof *part);
+    for (unsigned i = 0; i < plain->parts; i++) {
+        const struct tensor *t = plain->part[i].tensor;
+
+        s = recipe_span(plain, i, first, n);
+        part[i] = (struct part_plan){ .file = t->file,
+                                      .off = t->off + s.off,
+                                      .pitch = s.pitch,
+                                      .runs = s.runs,
+                                      .run_bytes = s.run_bytes,
+                                      .ahead = s.runs > 1 && !first ? t->bytes : 0,
+                                      .at = (size_t)recipe_part_at(plain, i, first, n) };
+        tile.bytes += (size_t)(s.runs * s.run_bytes);
+    }
+    return tile;
+}
+
+static void parts_tile(struct cutter *c, struct group *g, const struct recipe_plain *plain, uint64_t first, uint64_t n,
+                       uint64_t r0, uint64_t panel)
+{
+    struct plan *p = c->p;
+    struct use *u = g->use;
+    struct tile_plan tile = tile_of_parts(c, plain, first, n);
+    struct job_plan j = { .parts = plain, .first = first, .units = n };
+
+    tile.job = p->jobs_n;
+    if (u->panel) {
+        if (first == r0)
+            u->slab = slab_panel(c, g, u, r0, panel);
+        j.slab = u->slab;
+        j.dst_pitch = p->slab[j.slab].buf_pitch;
+        j.dst_off = (first - r0) * u->dst;
+    } else {
+        j.slab = slab_stream(c, u, first, n);
+    }
+    job_add(c, u, j);
+    p->tile = room_for_one(p->tile, p->tiles_n, &c->tiles_cap, sizeof *p->tile);
+    p->tile[p->tiles_n++] = tile;
+    p->to_read += tile.bytes;
+}
+
+static void parts_cut(struct cutter *c, struct group *g)
+{
+    struct recipe_plain *plain = arena_alloc(c->p->arena, sizeof *plain);
+    uint64_t units = recipe_units(&g->use->plain), step = units_of_tile(c->p, g);
+    uint64_t panel = g->panels ? rows_of_panel(c->p, g) : units;
+
+    *plain = g->use->plain;
+    for (uint64_t r0 = 0; r0 < units; r0 += panel)
+        for (uint64_t at = r0, end = least(units, r0 + panel); at < end; at += step)
+            parts_tile(c, g, plain, at, least(step, end - at), r0, end - r0);
+}
+
 static void group_cut(struct cutter *c, struct group *g)
 {
     uint64_t panel;
 
     if (!g->rows || !g->cols)
         return;
+    if (g->use->plain.parts) {
+        parts_cut(c, g);
+        return;
+    }
     panel = rows_of_panel(c->p, g);
     for (uint64_t r0 = 0; r0 < g->rows; r0 += panel)
         panel_cut(c, g, r0, least(panel, g->rows - r0));

@@ -7,7 +7,8 @@
  * tensor (tied weights), it is read once.  An item that takes only some rows of its
  * source (a reduced vocabulary) has tiles of its own, which hold those rows one
  * behind the other, so that jobs are the same as ever; where the whole source is
- * used too, the rows are read twice.  Two kinds of slab, by the memory that holds
+ * used too, the rows are read twice.  So has an item of 4-bit weights, whose tiles may
+ * hold pieces of several tensors, one part behind the other.  Two kinds of slab, by the memory that holds
  * them:
  *   stream  contiguous pieces that one tile fills whole: fixed slots
  *   panel   a transposed tensor, or as many of its source rows as fit (row panel):
@@ -47,6 +48,15 @@ struct job_plan {
     const struct adapter_pair *merge;        /* is added on the way; NULL: nothing. Then: */
     uint64_t row, col;                       /* where in the item it begins */
     const int32_t *gather;                   /* row i of the item is row gather[i] of the source; NULL: row i */
+    const struct recipe_plain *parts;        /* of 4-bit weights: recipe_job says all but dst_pitch, of these units: */
+    uint64_t first, units;
+};
+
+struct part_plan { /* of a tile whose bytes lie in several places: runs, pitch apart */
+    unsigned file; /* of the checkpoint */
+    uint64_t off, pitch, runs, run_bytes;
+    uint64_t ahead; /* bytes from `off` on that this tile and those after it will read; 0: that was said before */
+    size_t at;      /* in the tile's buffer, the runs one behind the other */
 };
 
 struct tile_plan {
@@ -57,6 +67,8 @@ struct tile_plan {
     uint64_t job;          /* its first job */
     const int32_t *gather; /* bytes / row_bytes rows; row i lies at off + gather[i] * row_bytes. NULL: one piece */
     size_t row_bytes;
+    const struct part_plan *part; /* `parts` of them; 0: one piece, or gathered rows */
+    unsigned parts;
 };
 
 struct plan_budget {

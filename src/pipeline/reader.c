@@ -3,8 +3,9 @@
  * A shard that the page cache mostly holds is read from there; any other by
  * O_DIRECT, rounded out to blocks, which leaves the cache alone; and where the
  * file system knows no O_DIRECT, through the cache, from which it is dropped again.
- * A tile of gathered rows takes one read for each run of neighbours; these come
- * through the cache always, as rows share blocks.
+ * A tile of gathered rows takes one read for each run of neighbours, a tile of
+ * parts one for each run of a part; these come through the cache always, as runs
+ * share blocks.
  * A shard is opened for its first tile and closed after its last, so that
  * hundreds of them need only a few descriptors. */
 #include <fcntl.h>
@@ -19,7 +20,8 @@
 
 struct shard {
     int fd;
-    int rows_fd;    /* the same file for gathered rows, never direct; -1: none were read yet */
+    int rows_fd;    /* the same file for gathered rows and parts, never direct; -1: none were read yet */
+    int aside_fd;   /* the same file for parts of tiles of other files; -1: none were read yet */
     unsigned reads; /* in flight */
     bool direct;
     bool drop;   /* from the page cache, behind us */
@@ -38,7 +40,8 @@ struct reader {
     unsigned current;       /* shard of the newest tile */
     bool any;               /* there is a current shard */
     struct tile_slot *tile; /* whose pieces have not all begun; NULL: none */
-    uint64_t row;           /* the first of them, where they are gathered */
+    uint64_t row;           /* the first of them, where they are gathered, or the first run of a part: */
+    unsigned part;
     struct piece piece[READ_DEPTH];
     struct piece *idle[READ_DEPTH]; /* not in flight */
     unsigned idle_n;
@@ -124,16 +127,54 @@ static int shard_turn(struct reader *r, unsigned file, struct err *e)
     return 0;
 }
 
+/* Whether it is read run by run. */
+static bool scattered(const struct tile_plan *tile) { return tile->gather || tile->parts; }
+
+static int part_fd(const struct reader *r, const struct tile_plan *tile, const struct part_plan *part)
+{
+    const struct shard *s = &r->shard[part->file];
+
+    return part->file == tile->file ? s->rows_fd : s->aside_fd;
+}
+
+/* Tells the kernel of columns before they are read run by run: as one long read they come from the disk many times as
+ * fast.  It takes no more than a few hundred KiB at once. */
+static void read_ahead(int fd, const struct part_plan *part)
+{
+    enum { STEP = 256 << 10 };
+
+    for (uint64_t at = 0; at < part->ahead; at += STEP)
+        posix_fadvise(fd, (off_t)(part->off + at), STEP, POSIX_FADV_WILLNEED);
+}
+
+/* Small tensors of a linear may have come to another shard than its weights; few do. */
+static int parts_begin(struct reader *r, const struct tile_plan *tile, struct err *e)
+{
+    for (unsigned i = 0; i < tile->parts; i++) {
+        const struct part_plan *part = &tile->part[i];
+        struct shard *s = &r->shard[part->file];
+
+        if (part->file != tile->file && s->aside_fd < 0 &&
+            (s->aside_fd = source_open(&r->run->plan->ckpt->file[part->file], e)) < 0)
+            return -1;
+        read_ahead(part_fd(r, tile, part), part);
+    }
+    return 0;
+}
+
 static int tile_begin(struct reader *r, struct tile_slot *t, struct err *e)
 {
     const struct tile_plan *tile = &r->run->plan->tile[t->tile];
 
     if (shard_turn(r, tile->file, e) ||
-        (tile->gather && shard_open_rows(&r->shard[tile->file], &r->run->plan->ckpt->file[tile->file], e)))
+        (scattered(tile) && shard_open_rows(&r->shard[tile->file], &r->run->plan->ckpt->file[tile->file], e)) ||
+        parts_begin(r, tile, e))
         return -1;
     t->left = tile->bytes;
+    t->src = t->buf;
     r->tile = t;
     r->row = 0;
+    r->part = 0;
     return 0;
 }
 
@@ -169,6 +210,40 @@ static struct io_op neighbours(const struct tile_slot *t, const struct tile_plan
                            .enough = n * tile->row_bytes };
 }
 
+/* The next run of a part; moves on behind it. */
+static struct io_op run_of_part(struct reader *r, const struct tile_slot *t, const struct tile_plan *tile)
+{
+    const struct part_plan *part = &tile->part[r->part];
+    struct io_op op = { .fd = part_fd(r, tile, part),
+                        .buf = t->buf + part->at + r->row * part->run_bytes,
+                        .off = part->off + r->row * part->pitch,
+                        .len = (size_t)part->run_bytes,
+                        .enough = (size_t)part->run_bytes };
+
+    op.name = r->run->plan->ckpt->file[part->file].path;
+    if (++r->row == part->runs) {
+        r->row = 0;
+        r->part++;
+    }
+    return op;
+}
+
+static struct io_op next_op(struct reader *r, const struct tile_plan *tile, const struct shard *s)
+{
+    struct io_op op = tile->parts    ? run_of_part(r, r->tile, tile)
+                      : tile->gather ? neighbours(r->tile, tile, s, &r->row)
+                                     : whole(r->tile, tile, s);
+
+    if (!tile->parts)
+        op.name = r->run->plan->ckpt->file[tile->file].path;
+    return op;
+}
+
+static bool all_begun(const struct reader *r, const struct tile_plan *tile)
+{
+    return tile->parts ? r->part == tile->parts : !tile->gather || r->row == tile->bytes / tile->row_bytes;
+}
+
 static void piece_start(struct reader *r)
 {
     const struct tile_plan *tile = &r->run->plan->tile[r->tile->tile];
@@ -176,11 +251,10 @@ static void piece_start(struct reader *r)
     struct piece *p = r->idle[--r->idle_n];
 
     p->tile = r->tile;
-    p->op = tile->gather ? neighbours(r->tile, tile, s, &r->row) : whole(r->tile, tile, s);
-    p->op.name = r->run->plan->ckpt->file[tile->file].path;
+    p->op = next_op(r, tile, s);
     p->op.user = p;
-    p->bytes = tile->gather ? p->op.len : tile->bytes;
-    if (!tile->gather || r->row == tile->bytes / tile->row_bytes)
+    p->bytes = scattered(tile) ? p->op.len : tile->bytes;
+    if (all_begun(r, tile))
         r->tile = NULL;
     s->reads++;
     io_submit(&r->run->in, &p->op);
@@ -195,8 +269,8 @@ static int piece_end(struct reader *r, struct io_op *op, struct err *e)
     r->idle[r->idle_n++] = p;
     r->run->result->read += op->done;
     r->run->result->direct_read |= op->direct;
-    s->direct &= op->direct || tile->gather;
-    if (s->drop && !tile->gather)
+    s->direct &= op->direct || scattered(tile);
+    if (s->drop && !scattered(tile))
         posix_fadvise(s->fd, (off_t)op->off, (off_t)op->len, POSIX_FADV_DONTNEED);
     atomic_fetch_add(&r->run->read, p->bytes);
     p->tile->left -= p->bytes;
@@ -216,6 +290,11 @@ static int shards_close(struct reader *r, struct err *e)
     for (size_t i = 0; i < r->run->plan->ckpt->files_n; i++)
         if (r->shard[i].reads || (r->any && i == r->current))
             ret |= shard_close(&r->shard[i], &files[i], e);
+    for (size_t i = 0; i < r->run->plan->ckpt->files_n; i++)
+        if (r->shard[i].aside_fd >= 0) {
+            ret |= source_check(r->shard[i].aside_fd, &files[i], "while it was being read", e);
+            close(r->shard[i].aside_fd);
+        }
     return ret;
 }
 
@@ -258,7 +337,7 @@ void *reader_main(void *arg)
     double begin = clock_wall(), idle = 0;
 
     for (size_t i = 0; i < run->plan->ckpt->files_n; i++)
-        r.shard[i] = (struct shard){ .fd = -1, .rows_fd = -1 };
+        r.shard[i] = (struct shard){ .fd = -1, .rows_fd = -1, .aside_fd = -1 };
     while (r.idle_n < READ_DEPTH) {
         r.idle[r.idle_n] = &r.piece[r.idle_n];
         r.idle_n++;

@@ -13,6 +13,8 @@ static int job_do(const struct run *r, struct merger *m, const struct job_plan *
                      .rows = plan->rows,
                      .cols = plan->cols };
 
+    if (plan->parts)
+        recipe_job(plan->parts, plan->first, plan->units, src, &j);
     if (plan->merge && merger_do(m, plan, &j, e))
         return -1;
     if (!plan->merge)

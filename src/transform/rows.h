@@ -36,6 +36,15 @@ ROW_FUNCTIONS(transpose_bf16_f16);
 ROW_FUNCTIONS(transpose_f32_f16);
 ROW_FUNCTIONS(transpose_f16_f16);
 
+ROW_FUNCTIONS(pack4_in);
+ROW_FUNCTIONS(pack4_in_act);
+ROW_FUNCTIONS(pack4_awq);
+ROW_FUNCTIONS(pack4_out);
+void zeros_in_f16_ref(struct job *j), zeros_in_bf16_ref(struct job *j), zeros_in_f32_ref(struct job *j);
+void zeros_awq_f16_ref(struct job *j), zeros_awq_bf16_ref(struct job *j), zeros_awq_f32_ref(struct job *j);
+void zeros_out_f16_ref(struct job *j), zeros_out_bf16_ref(struct job *j), zeros_out_f32_ref(struct job *j);
+void group_order_ref(struct job *j);
+
 /* Results from this size on bypass the cache: nobody reads them soon, and a
  * store that first fetches its line costs half as much again. */
 enum { LINE = 64 /* bytes of a cache line */, STREAM_MIN = 256 << 10 /* bytes */ };

@@ -10,6 +10,12 @@
         name, kind, src, dst, cut, f##_ref, ROW_FAST(f)                                                                \
     }
 
+/* Too few bytes to be worth a loop for each instruction set. */
+#define ROW_PLAIN(name, kind, src, dst, cut, f)                                                                        \
+    {                                                                                                                  \
+        name, kind, src, dst, cut, f##_ref, { NULL }                                                                   \
+    }
+
 /* clang-format off */
 const struct transform transforms[] = {
     ROW("cast/bf16-f16",      TRANSFORM_CAST,      DT_BF16, DT_F16, CUT_ANYWHERE, cast_bf16_f16),
@@ -18,6 +24,20 @@ const struct transform transforms[] = {
     ROW("transpose/bf16-f16", TRANSFORM_TRANSPOSE, DT_BF16, DT_F16, CUT_ROWS,     transpose_bf16_f16),
     ROW("transpose/f32-f16",  TRANSFORM_TRANSPOSE, DT_F32,  DT_F16, CUT_ROWS,     transpose_f32_f16),
     ROW("transpose/f16-f16",  TRANSFORM_TRANSPOSE, DT_F16,  DT_F16, CUT_ROWS,     transpose_f16_f16),
+    ROW("pack4/in",     TRANSFORM_PACK4_IN,     DT_I32, DT_I8, CUT_ROWS,     pack4_in),
+    ROW("pack4/in-act", TRANSFORM_PACK4_IN_ACT, DT_I32, DT_I8, CUT_ANYWHERE, pack4_in_act),
+    ROW("pack4/awq",    TRANSFORM_PACK4_AWQ,    DT_I32, DT_I8, CUT_ROWS,     pack4_awq),
+    ROW("pack4/out",    TRANSFORM_PACK4_OUT,    DT_I32, DT_I8, CUT_ANYWHERE, pack4_out),
+    ROW_PLAIN("zeros/in-f16",   TRANSFORM_ZEROS_IN,  DT_F16,  DT_F16, CUT_ANYWHERE, zeros_in_f16),
+    ROW_PLAIN("zeros/in-bf16",  TRANSFORM_ZEROS_IN,  DT_BF16, DT_F16, CUT_ANYWHERE, zeros_in_bf16),
+    ROW_PLAIN("zeros/in-f32",   TRANSFORM_ZEROS_IN,  DT_F32,  DT_F16, CUT_ANYWHERE, zeros_in_f32),
+    ROW_PLAIN("zeros/awq-f16",  TRANSFORM_ZEROS_AWQ, DT_F16,  DT_F16, CUT_ANYWHERE, zeros_awq_f16),
+    ROW_PLAIN("zeros/awq-bf16", TRANSFORM_ZEROS_AWQ, DT_BF16, DT_F16, CUT_ANYWHERE, zeros_awq_bf16),
+    ROW_PLAIN("zeros/awq-f32",  TRANSFORM_ZEROS_AWQ, DT_F32,  DT_F16, CUT_ANYWHERE, zeros_awq_f32),
+    ROW_PLAIN("zeros/out-f16",  TRANSFORM_ZEROS_OUT, DT_F16,  DT_F16, CUT_ROWS,     zeros_out_f16),
+    ROW_PLAIN("zeros/out-bf16", TRANSFORM_ZEROS_OUT, DT_BF16, DT_F16, CUT_ROWS,     zeros_out_bf16),
+    ROW_PLAIN("zeros/out-f32",  TRANSFORM_ZEROS_OUT, DT_F32,  DT_F16, CUT_ROWS,     zeros_out_f32),
+    ROW_PLAIN("group-order",    TRANSFORM_GROUP_ORDER, DT_I32, DT_I64, CUT_ANYWHERE, group_order),
 };
 /* clang-format on */
 const size_t transforms_n = sizeof transforms / sizeof *transforms;
@@ -92,5 +112,6 @@ void counters_add(struct counters *sum, const struct counters *c)
     sum->overflow += c->overflow;
     sum->flushed += c->flushed;
     sum->nan += c->nan;
+    sum->clamped += c->clamped;
     sum->worst = c->worst > sum->worst ? c->worst : sum->worst;
 }

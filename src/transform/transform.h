@@ -6,6 +6,7 @@
  * little-endian ones of the file; source and destination may be unaligned. */
 #ifndef TRANSFORM_TRANSFORM_H
 #define TRANSFORM_TRANSFORM_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/dtype.h"
@@ -17,9 +18,23 @@ struct counters {
     uint64_t flushed;  /* values other than zero that became zero */
     uint64_t nan;      /* NaNs, which stay NaNs */
     uint32_t worst;
+    uint64_t clamped; /* 4-bit weights that their shifted zero point does not leave in 0..15 */
 };
 
 void counters_add(struct counters *sum, const struct counters *c);
+
+/* What packing 4-bit weights needs to know of the whole matrix. */
+struct pack4 {
+    uint32_t in, group; /* inputs, and how many of them share a scale */
+    uint8_t zero_add;   /* the file stores zero points less this */
+    bool clamp;         /* weights that a shifted zero point moves out of 0..15 */
+};
+
+/* Where a job finds the second and third source of a transform that has several. */
+struct extra {
+    const void *at; /* NULL: none */
+    size_t pitch;   /* bytes from row to row */
+};
 
 /* One piece of work: rows x cols source elements. */
 struct job {
@@ -28,12 +43,27 @@ struct job {
     void *dst;
     size_t dst_pitch; /* the same of the destination, whose rows are the source's columns where it transposes */
     size_t rows, cols;
+    /* of transforms with several sources; see pack4.h: */
+    const struct pack4 *pack;
+    size_t first; /* unit of the matrix with which src begins */
+    struct extra zeros, g_idx;
     struct counters counters; /* out: of this job */
 };
 
 enum transform_kind {
     TRANSFORM_CAST,      /* element (r, c) -> row r, column c */
     TRANSFORM_TRANSPOSE, /* cast; element (r, c) -> row c, column r */
+    /* 4-bit weights to the layout of the runtime's group-wise GEMM, by how the file packs them: */
+    TRANSFORM_PACK4_IN,     /* eight inputs of an output in a word, words [in/8, out] */
+    TRANSFORM_PACK4_IN_ACT, /* the same, inputs in the order of their groups */
+    TRANSFORM_PACK4_AWQ,    /* eight outputs of an input in a word, words [in, out/8], outputs interleaved */
+    TRANSFORM_PACK4_OUT, /* eight inputs of an output in a word, words [out, in/8]; in group order where g_idx is given
+                          */
+    /* (8 - zero) * scale of every group and output, fp16 [groups, out], by how the file keeps zero points: */
+    TRANSFORM_ZEROS_IN,    /* [groups, out/8], in order */
+    TRANSFORM_ZEROS_AWQ,   /* [groups, out/8], interleaved */
+    TRANSFORM_ZEROS_OUT,   /* [out/8, groups]; scales are [out, groups] */
+    TRANSFORM_GROUP_ORDER, /* g_idx [in] -> which input comes at each place when groups come in order */
 };
 
 /* How a transform may be cut into jobs. */

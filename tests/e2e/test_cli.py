@@ -17,7 +17,7 @@ from conftest import ROOT, SANITIZER, Program, tree
 COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "reduce-vocab", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
-CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite"
+CONTENT = "target eagle-base eagle-draft reduced-vocab zero-points fp8-kv-cache chat-template no-chat-template strict overwrite"
 OPTIONS = {
     "export": CONTENT + " memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",

@@ -61,8 +61,9 @@ static void of_every_graph(void **state)
             bool scale = strstr(g->init[i].name, "k_v_scale_quant_orig");
 
             assert_string_equal(role[i].weight, canonical(g->init[i].name));
-            assert_true(role[i].matrix == (g->init[i].recipe->rank == 2));
-            assert_true(role[i].scale == scale);
+            assert_int_equal(role[i].kind, scale                          ? ROLE_KV_SCALE
+                                           : g->init[i].recipe->rank == 2 ? ROLE_MATRIX
+                                                                          : ROLE_VECTOR);
             assert_true(!scale || strstr(role[i].weight, arena_printf(&x.tiny.arena, "layers.%u.", role[i].layer)));
         }
         exported_end(&x);

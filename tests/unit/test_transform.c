@@ -17,6 +17,16 @@
 enum { CANARY = 0xa5, SIZES = 14 };
 
 /* Around the widths of vectors, blocks and panels. */
+/* The first rows of the table, which take one source; the others: test_pack4.c. */
+static size_t casts(void)
+{
+    size_t n = 0;
+
+    while (n < transforms_n && transforms[n].kind <= TRANSFORM_TRANSPOSE)
+        n++;
+    return n;
+}
+
 static const size_t sizes[SIZES] = { 1, 2, 7, 8, 15, 31, 32, 33, 63, 65, 96, 255, 256, 300 };
 
 /* What an element becomes, worked out without a shift */
@@ -268,7 +278,7 @@ static void every_pattern_is_converted(void **state)
                                0x3001, 0x7fff, 0x8000, 0x8001, 0xf000, 0xffff };
 
     (void)state;
-    for (size_t i = 0; i < transforms_n; i++)
+    for (size_t i = 0; i < casts(); i++)
         for (size_t k = 0; k < (transforms[i].src == DT_F32 ? sizeof lower / sizeof *lower : 1); k++)
             check_all_patterns(&transforms[i], lower[k]);
 }
@@ -345,7 +355,7 @@ static void check_shape(const struct transform *t, size_t rows, size_t cols)
 static void every_shape_and_alignment_is_converted(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < transforms_n; i++)
+    for (size_t i = 0; i < casts(); i++)
         for (size_t r = 0; r < SIZES; r++)
             for (size_t c = 0; c < SIZES; c++)
                 check_shape(&transforms[i], sizes[r], sizes[c]);
@@ -365,7 +375,7 @@ static void large_results_are_converted(void **state)
     };
 
     (void)state;
-    for (size_t i = 0; i < transforms_n; i++) {
+    for (size_t i = 0; i < casts(); i++) {
         for (size_t k = 0; k < sizeof setups / sizeof *setups; k++) {
             struct trial b;
 
@@ -386,7 +396,7 @@ static void counters_see_every_place(void **state)
     struct trial b;
 
     (void)state;
-    for (size_t i = 0; i < transforms_n; i++) {
+    for (size_t i = 0; i < casts(); i++) {
         trial_init(&b, &transforms[i], &s);
         fill(&b, UINT32_MAX);
         for (size_t k = 0; k < N * sizeof special / sizeof *special; k++) {
@@ -404,7 +414,7 @@ static void counters_see_every_place(void **state)
 static void an_empty_job_does_nothing(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < transforms_n; i++) {
+    for (size_t i = 0; i < casts(); i++) {
         for (int isa = -1; isa <= (int)isa_best(); isa++) {
             uint16_t x = 0x3c00, y = 0;
             struct job rows = { .src = &x, .dst = &y, .cols = 5 }, cols = { .src = &x, .dst = &y, .rows = 5 };
@@ -422,14 +432,15 @@ static void an_empty_job_does_nothing(void **state)
 
 static void counters_add_up(void **state)
 {
-    struct counters sum = { 1, 2, 3, 7 };
+    struct counters sum = { 1, 2, 3, 7, 4 };
 
     (void)state;
-    counters_add(&sum, &(struct counters){ 10, 20, 30, 5 });
+    counters_add(&sum, &(struct counters){ 10, 20, 30, 5, 40 });
     assert_int_equal(sum.worst, 7);
-    counters_add(&sum, &(struct counters){ 100, 200, 300, 9 });
+    counters_add(&sum, &(struct counters){ 100, 200, 300, 9, 400 });
     assert_int_equal(sum.overflow, 111);
     assert_int_equal(sum.flushed, 222);
+    assert_int_equal(sum.clamped, 444);
     assert_int_equal(sum.nan, 333);
     assert_int_equal(sum.worst, 9);
 }

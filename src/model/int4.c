@@ -1,0 +1,358 @@
+/* int4.c - what the values of zero points and g_idx mean for the graph.
+ *
+ * Everything else about a linear follows from names, dtypes and shapes; whether zero points fold does not.  So this
+ * is the one place of the deciding half that reads weights: zero points always (a 256th of the weights' count), the
+ * nibbles only where a zero point is not 8, and only up to the first that leaves 0..15. */
+#include "model/stored.h"
+#include <stdlib.h>
+#include <string.h>
+#include "io/file.h"
+#include "model/weights.h"
+#include "transform/pack4_lane.h"
+
+enum { PIECE = 1 << 20 /* bytes read at once, or a row where that is longer */ };
+
+static uint64_t groups_of(const struct int4 *q) { return q->in / q->group; }
+
+static void *read_whole(const struct model *m, const struct tensor *t, struct err *e)
+{
+    void *bytes = xmalloc((size_t)t->bytes + 1);
+
+    if (!ckpt_read(m->ckpt, t, bytes, e))
+        return bytes;
+    free(bytes);
+    return NULL;
+}
+
+/* ---- the order of inputs ---- */
+
+/* All of one group follow each other, groups in order. */
+static bool in_order(const struct int4 *q, const int32_t *g)
+{
+    for (uint64_t k = 0; k < q->in; k++)
+        if (g[k] < 0 || (uint64_t)g[k] != k / q->group)
+            return false;
+    return true;
+}
+
+static bool all_minus_one(const struct int4 *q, const int32_t *g)
+{
+    for (uint64_t k = 0; k < q->in; k++)
+        if (g[k] != -1)
+            return false;
+    return true;
+}
+
+/* Each group has as many inputs as any other. Says what is wrong. */
+static const char *order_problem(const struct model *m, const struct int4 *q, const int32_t *g)
+{
+    uint64_t groups = groups_of(q), *n = xmalloc((groups + 1) * sizeof *n);
+    const char *problem = NULL;
+
+    memset(n, 0, groups * sizeof *n);
+    for (uint64_t k = 0; !problem && k < q->in; k++) {
+        if (g[k] < 0 || (uint64_t)g[k] >= groups)
+            problem = arena_printf(m->arena, "puts input %llu into group %d, expected 0 to %llu", (unsigned long long)k,
+                                   g[k], (unsigned long long)groups - 1);
+        else
+            n[g[k]]++;
+    }
+    for (uint64_t i = 0; !problem && i < groups; i++)
+        if (n[i] != q->group)
+            problem = arena_printf(m->arena, "gives %llu inputs to group %llu, expected %llu in each",
+                                   (unsigned long long)n[i], (unsigned long long)i, (unsigned long long)q->group);
+    free(n);
+    return problem;
+}
+
+/* Keeps q->g_idx only where inputs are in another order. */
+static int decide_order(struct model *m, struct int4 *q, struct err *e)
+{
+    const char *problem = NULL;
+    int32_t *g;
+
+    if (!q->g_idx || !(g = read_whole(m, q->g_idx, e)))
+        return q->g_idx ? -1 : 0;
+    if (all_minus_one(q, g) || in_order(q, g))
+        q->g_idx = NULL;
+    else if ((problem = order_problem(m, q, g)))
+        weights_wrong(m, q->g_idx->name, problem);
+    free(g);
+    return 0;
+}
+
+/* ---- zero points ---- */
+
+struct zeros {   /* of one linear, decoded */
+    uint8_t *at; /* [groups, out] */
+    bool uniform;
+    uint8_t stored; /* the first of them, as it is stored */
+};
+
+static void decode_word(const struct int4 *q, struct zeros *z, uint64_t row, uint64_t col, uint32_t w)
+{
+    for (unsigned i = 0; i < PACK4_WORD; i++) {
+        uint8_t stored = (uint8_t)(w >> 4 * i & 15);
+        uint64_t g = q->packing == INT4_OUT ? col : row;
+        uint64_t n = q->packing == INT4_OUT   ? row * PACK4_WORD + i
+                     : q->packing == INT4_AWQ ? col * PACK4_WORD + awq_output(i)
+                                              : col * PACK4_WORD + i;
+
+        if (!row && !col && !i)
+            z->stored = stored;
+        z->uniform &= stored == z->stored;
+        z->at[g * q->out + n] = (uint8_t)(stored + q->zero_add);
+    }
+}
+
+static int zeros_read(const struct model *m, const struct int4 *q, struct zeros *z, struct err *e)
+{
+    uint64_t cols = q->zeros->shape[1];
+    uint32_t *words = read_whole(m, q->zeros, e);
+
+    *z = (struct zeros){ .uniform = true };
+    if (!words)
+        return -1;
+    z->at = xmalloc((size_t)(groups_of(q) * q->out) + 1);
+    for (uint64_t i = 0; i < q->zeros->elements; i++)
+        decode_word(q, z, i / cols, i % cols, words[i]);
+    free(words);
+    return 0;
+}
+
+/* Whether every nibble of a word at this place of q->words stays in 0..15 when its zero point becomes 8. */
+static bool word_folds(const struct int4 *q, const struct zeros *z, const int32_t *g, uint64_t row, uint64_t col,
+                       uint32_t w)
+{
+    for (unsigned i = 0; i < PACK4_WORD; i++) {
+        uint64_t k = q->packing == INT4_IN ? row * PACK4_WORD + i : q->packing == INT4_AWQ ? row : col * PACK4_WORD + i;
+        uint64_t n = q->packing == INT4_IN ? col : q->packing == INT4_AWQ ? col * PACK4_WORD + awq_output(i) : row;
+        uint64_t group = g ? (uint64_t)g[k] : k / q->group; /* g was checked by decide_order */
+        int moved = (int)(w >> 4 * i & 15) - z->at[group * q->out + n] + PACK4_ZERO;
+
+        if (moved < 0 || moved > 15)
+            return false;
+    }
+    return true;
+}
+
+static int folds(const struct model *m, const struct int4 *q, const struct zeros *z, const int32_t *g, bool *yes,
+                 struct err *e)
+{
+    const struct ckpt_file *file = &m->ckpt->file[q->words->file];
+    uint64_t cols = q->words->shape[1], rows = q->words->shape[0], row = cols * sizeof(uint32_t);
+    uint64_t step = row >= PIECE ? 1 : PIECE / row;
+    uint32_t *words = xmalloc((size_t)(step * row));
+    int fd = ckpt_open_source(file, e), ret = fd < 0 ? -1 : 0;
+
+    *yes = true;
+    for (uint64_t r = 0; !ret && *yes && r < rows; r += step) {
+        uint64_t n = rows - r < step ? rows - r : step;
+
+        ret = file_pread(fd, file->name, words, (size_t)(n * row), q->words->off + r * row, e);
+        for (uint64_t i = 0; !ret && *yes && i < n * cols; i++)
+            *yes = word_folds(q, z, g, r + i / cols, i % cols, words[i]);
+    }
+    if (fd >= 0)
+        file_close(fd);
+    free(words);
+    return ret;
+}
+
+/* Zero points that are all 7 or all 8 tell whether they are stored less one, whatever the label says: a symmetric
+ * quantizer means 8. */
+static bool is_symmetric(struct model *m, struct int4 *q, const struct zeros *z)
+{
+    unsigned add;
+
+    if (!z->uniform || (z->stored != 8 && (z->stored != 7 || q->packing != INT4_IN)))
+        return false;
+    add = PACK4_ZERO - z->stored;
+    m->int4.relabelled += add != q->zero_add;
+    return true;
+}
+
+static int decide_kept(struct model *m, struct int4 *q, const struct zeros *z, struct err *e)
+{
+    int32_t *g = NULL;
+    bool yes = true;
+
+    if (m->zero_points == ZEROS_CLAMP) {
+        q->kept = ZEROS_CLAMPED;
+        return 0;
+    }
+    if (q->g_idx && !(g = read_whole(m, q->g_idx, e)))
+        return -1;
+    if (folds(m, q, z, g, &yes, e)) {
+        free(g);
+        return -1;
+    }
+    free(g);
+    q->kept = yes ? ZEROS_FOLDED : ZEROS_ADDED;
+    if (!yes && m->zero_points == ZEROS_REFUSE)
+        weights_wrong(m, q->zeros->name,
+                      "has zero points other than 8 that do not fold into the 4-bit weights, expected symmetric "
+                      "quantization, or --zero-points exact or clamp");
+    return 0;
+}
+
+static int decide_zeros(struct model *m, struct int4 *q, struct err *e)
+{
+    struct zeros z;
+    int ret = 0;
+
+    if (!q->zeros)
+        return 0;
+    if (zeros_read(m, q, &z, e))
+        return -1;
+    if (is_symmetric(m, q, &z))
+        q->zeros = NULL;
+    else
+        ret = decide_kept(m, q, &z, e);
+    for (uint64_t i = 0; q->zeros && i < groups_of(q) * q->out; i++)
+        m->int4.sixteens += z.at[i] == 16;
+    free(z.at);
+    return ret;
+}
+
+/* ---- the whole ---- */
+
+const struct int4 *model_int4(const struct model *m, const char *module)
+{
+    for (size_t i = 0; i < m->int4_n; i++)
+        if (!strcmp(m->int4_linear[i].module, module))
+            return m->int4_linear[i].q;
+    return NULL;
+}
+
+static void count(struct model *m, const struct linear *l)
+{
+    const struct int4 *q = l->int4;
+    struct int4_stats *s = &m->int4;
+
+    if (m->int4_n == m->int4_cap) {
+        m->int4_cap = m->int4_cap ? m->int4_cap * 2 : 64;
+        m->int4_linear = xrealloc(m->int4_linear, m->int4_cap * sizeof *m->int4_linear);
+    }
+    m->int4_linear[m->int4_n++] = (struct int4_linear){ l->module, q };
+
+    s->linears++;
+    s->folded += q->kept == ZEROS_FOLDED;
+    s->clamped += q->kept == ZEROS_CLAMPED;
+    s->added += q->kept == ZEROS_ADDED;
+    s->reordered += q->g_idx != NULL;
+    if (q->group == INT4_KERNEL_GROUP && q->out % INT4_KERNEL_OUT == 0)
+        return;
+    if (!s->off_kernel++)
+        s->off_kernel_first = arena_printf(m->arena, "%s [%llu outputs, groups of %llu]", l->module,
+                                           (unsigned long long)q->out, (unsigned long long)q->group);
+}
+
+bool int4_sizes(struct model *m, const struct linear *l, const char *name)
+{
+    if (l->in % PACK4_IN == 0 && l->out % PACK4_WORD == 0)
+        return true;
+    weights_wrong(m, name,
+                  arena_printf(m->arena,
+                               "belongs to a linear of %llu inputs and %llu outputs, expected multiples of %d and %d: "
+                               "the runtime's 4-bit layout has no others",
+                               (unsigned long long)l->in, (unsigned long long)l->out, PACK4_IN, PACK4_WORD));
+    return false;
+}
+
+uint64_t int4_group(struct model *m, const struct linear *l, const struct tensor *scales, unsigned axis)
+{
+    uint64_t said = m->quantization.group, group = said == INT4_GROUP_ALL ? l->in : said;
+    const char *problem;
+
+    if (!group && scales->rank == 2 && scales->shape[axis])
+        group = l->in / scales->shape[axis];
+    if (group && group % PACK4_WORD == 0 && l->in % group == 0)
+        return group;
+    problem = group ? arena_printf(m->arena,
+                                   "has groups of %llu of %llu inputs, expected groups of one size, a "
+                                   "multiple of %d",
+                                   (unsigned long long)group, (unsigned long long)l->in, PACK4_WORD)
+                    : "has no groups, expected one row for each group";
+    weights_wrong(m, scales->name, problem);
+    return 0;
+}
+
+static const char *part(const struct model *m, const struct linear *l, const char *what)
+{
+    return arena_printf(m->arena, "%s.%s", l->module, what);
+}
+
+void int4_load(struct model *m, struct linear *l, enum int4_packing packing)
+{
+    struct int4 *q = l->int4 = arena_alloc(m->arena, sizeof *q);
+    bool by_input = packing == INT4_IN, zeros_needed = m->quantization.not_symmetric;
+    const struct tensor *scales = weights_part(m, part(m, l, "scales")), *zeros = weights_part(m, part(m, l, "qzeros"));
+
+    *q = (struct int4){ .packing = packing, .in = l->in, .out = l->out, .zero_add = m->quantization.zero_add };
+    q->words = weights_words(m, part(m, l, "qweight"), by_input ? l->in / PACK4_WORD : l->in,
+                             by_input ? l->out : l->out / PACK4_WORD);
+    if (!int4_sizes(m, l, q->words->name))
+        return;
+    if (!scales) {
+        model_weight(m, part(m, l, "scales"), 1, l->out); /* which says that it is missing */
+        return;
+    }
+    if (!(q->group = int4_group(m, l, scales, 0)))
+        return;
+    q->scales = model_weight(m, part(m, l, "scales"), groups_of(q), l->out);
+    if (zeros ? zeros->elements != 0 : zeros_needed)
+        q->zeros = weights_words(m, part(m, l, "qzeros"), groups_of(q), l->out / PACK4_WORD);
+    else if (zeros_needed)
+        weights_wrong(m, zeros->name, "is empty, expected zero points, since the quantization is not symmetric");
+}
+
+int int4_read(struct model *m, const json_t *config, const char *const bits[2], const char *const group[2],
+              struct err *e)
+{
+    uint64_t n = 4, other = 4;
+    bool found[2];
+    const json_t *g = json_object_get(config, group[0]), *g2 = json_object_get(config, group[1]);
+
+    if (json_get_u64(config, bits[0], &n, &found[0], e) || json_get_u64(config, bits[1], &other, &found[1], e))
+        return -1;
+    if (!found[0] && found[1])
+        n = other;
+    if (found[0] && found[1] && n != other)
+        return err_set(e, ERR_FORMAT, "\"%s\" is %llu and \"%s\" is %llu: expected one value; remove the wrong one",
+                       bits[0], (unsigned long long)n, bits[1], (unsigned long long)other);
+    if (n != 4)
+        return err_set(e, ERR_UNSUPPORTED, "bits %llu is not supported, expected 4: give another checkpoint",
+                       (unsigned long long)n);
+    if (g && g2 && !json_equal((json_t *)g, (json_t *)g2))
+        return err_set(e, ERR_FORMAT, "\"%s\" and \"%s\" differ: expected one value; remove the wrong one", group[0],
+                       group[1]);
+    return int4_read_group(m, g ? g : g2, group[g ? 0 : !!g2], e);
+}
+
+int int4_read_group(struct model *m, const json_t *v, const char *key, struct err *e)
+{
+    json_int_t n = json_integer_value(v);
+
+    if (!v || json_is_null(v))
+        return 0;
+    if (!json_is_integer(v) || n == 0 || n < -1 || n > UINT32_MAX / 2)
+        return err_set(e, ERR_RANGE, "\"%s\" is %s%lld, expected -1 or a positive number of inputs", key,
+                       json_is_integer(v) ? "" : "no integer: ", (long long)n);
+    m->quantization.group = n < 0 ? INT4_GROUP_ALL : (uint64_t)n;
+    return 0;
+}
+
+int int4_decide(struct model *m, struct linear *l, struct err *e)
+{
+    struct int4 *q = l->int4;
+
+    if (m->wrong_n) /* nothing will be written; and what is missing cannot be read */
+        return 0;
+    if (decide_order(m, q, e))
+        return -1;
+    if (!m->wrong_n && decide_zeros(m, q, e))
+        return -1;
+    count(m, l);
+    return 0;
+}

@@ -1,0 +1,401 @@
+/* pack4.c - 4-bit weights of any storage into the layout of the runtime's group-wise GEMM.
+ *
+ * A unit of work is 8 outputs x 64 inputs: 256 bytes in every storage and in the result, where they are two cells of
+ * 128 bytes, one for each 4 outputs.  Whatever the storage, a unit is first brought into words of eight inputs,
+ * w[i][n]: word i of output n.  There zero points are folded and the layout is made.  So a storage is one way to load
+ * a unit.
+ *
+ * What the fields of a job mean:
+ *              rows   cols     src                      src_pitch           zeros
+ *   in         cells  out/4    [rows * 8, out] words    of 8 rows           [groups, out/8], from first * 64 / group on
+ *   awq        cells  out/4    [rows * 64, out/8]       of 64 rows          the same
+ *   in-act     1      out/8    [in/8, cols * 8]         of a row            [groups, cols]
+ *   out        1      out/8    [cols * 8, in/8]         of 8 rows           [cols, groups]
+ * cells: of 64 inputs; the result of the first two is [out/4] rows dst_pitch apart in which they stand one behind
+ * the other, from row to row of the job; that of the others is [cols * 2] rows of in * 2 bytes without a gap. */
+#include "transform/pack4_lane.h"
+#include <stdlib.h>
+#include "base/arena.h"
+#include "transform/cast_lane.h"
+#include "transform/rows.h"
+
+enum { UNIT = 8 /* outputs */ };
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint32_t word_at(const void *base, size_t pitch, size_t row, size_t col)
+{
+    uint32_t w;
+
+    memcpy(&w, (const uint8_t *)base + row * pitch + col * sizeof w, sizeof w);
+    return w;
+}
+
+/* ---- the order of groups ---- */
+
+/* order[i]: which input comes at place i.  Stable; whatever g_idx holds, a permutation comes out. */
+static void group_order(const void *g_idx, const struct pack4 *p, uint32_t *order)
+{
+    uint32_t groups = p->in / p->group, *at = xmalloc((groups + 1) * sizeof *at);
+
+    memset(at, 0, (groups + 1) * sizeof *at);
+    for (uint32_t k = 0; k < p->in; k++) {
+        uint32_t g = word_at(g_idx, 0, 0, k);
+
+        at[(g < groups ? g : groups - 1) + 1]++;
+    }
+    for (uint32_t g = 0; g < groups; g++)
+        at[g + 1] += at[g];
+    for (uint32_t k = 0; k < p->in; k++) {
+        uint32_t g = word_at(g_idx, 0, 0, k);
+
+        order[at[g < groups ? g : groups - 1]++] = k;
+    }
+    free(at);
+}
+
+static uint32_t *order_of(const struct job *j)
+{
+    uint32_t *order;
+
+    if (!j->g_idx.at)
+        return NULL;
+    order = xmalloc(j->pack->in * sizeof *order);
+    group_order(j->g_idx.at, j->pack, order);
+    return order;
+}
+
+void group_order_ref(struct job *j)
+{
+    uint32_t in = j->pack->in, *order = xmalloc(in * sizeof *order);
+
+    group_order(j->src, j->pack, order);
+    for (uint32_t i = 0; i < in; i++) {
+        int64_t v = order[i];
+
+        memcpy((uint8_t *)j->dst + i * sizeof v, &v, sizeof v);
+    }
+    free(order);
+    j->counters = (struct counters){ 0 };
+}
+
+/* ---- zero points ---- */
+
+/* Of output n of unit u, in the group that begins the loaded ones + g. */
+INLINE int zero_at(const struct job *j, enum transform_kind kind, size_t u, unsigned n, size_t g)
+{
+    bool by_output = kind == TRANSFORM_PACK4_OUT || kind == TRANSFORM_ZEROS_OUT;
+    bool awq = kind == TRANSFORM_PACK4_AWQ || kind == TRANSFORM_ZEROS_AWQ;
+    uint32_t w = by_output ? word_at(j->zeros.at, j->zeros.pitch, u, g) : word_at(j->zeros.at, j->zeros.pitch, g, u);
+
+    return (int)(w >> 4 * (awq ? awq_place(n) : n) & 15) + j->pack->zero_add;
+}
+
+/* The group of input k, from the loaded ones on. */
+INLINE size_t group_at(const struct job *j, size_t k)
+{
+    return k / j->pack->group - j->first * PACK4_IN / j->pack->group;
+}
+
+/* ---- the definition ---- */
+
+/* The weight of input k of output n, both of the job. */
+static unsigned weight_at(const struct job *j, enum transform_kind kind, const uint32_t *order, size_t n, size_t k)
+{
+    k = order ? order[k] : k;
+    switch (kind) {
+    case TRANSFORM_PACK4_IN:
+        return word_at(j->src, j->src_pitch / 8, k / 8, n) >> k % 8 * 4 & 15;
+    case TRANSFORM_PACK4_AWQ:
+        return word_at(j->src, j->src_pitch / 64, k, n / 8) >> awq_place(n % 8) * 4 & 15;
+    case TRANSFORM_PACK4_IN_ACT:
+        return word_at(j->src, j->src_pitch, k / 8, n) >> k % 8 * 4 & 15;
+    default:
+        return word_at(j->src, j->src_pitch / 8, n, k / 8) >> k % 8 * 4 & 15;
+    }
+}
+
+/* As the notes on the exporter tell it: 32 inputs in this order, of each 8 then those of even and those of odd place.
+ */
+static unsigned input_at(unsigned place)
+{
+    static const unsigned char pairs[32] = { 0, 1, 8,  9,  16, 17, 24, 25, 2, 3, 10, 11, 18, 19, 26, 27,
+                                             4, 5, 12, 13, 20, 21, 28, 29, 6, 7, 14, 15, 22, 23, 30, 31 };
+    unsigned of8 = place % 8;
+
+    return pairs[place / 8 * 8 + (of8 < 4 ? 2 * of8 : 2 * (of8 - 4) + 1)];
+}
+
+static void pack4_ref(struct job *j, enum transform_kind kind)
+{
+    bool panel = kind == TRANSFORM_PACK4_IN || kind == TRANSFORM_PACK4_AWQ;
+    size_t outputs = panel ? j->cols * PACK4_OUT : j->cols * UNIT, inputs = panel ? j->rows * PACK4_IN : j->pack->in;
+    size_t first = panel ? j->first * PACK4_IN : 0, pitch = panel ? j->dst_pitch : inputs / PACK4_IN * PACK4_CELL;
+    uint32_t *order = order_of(j);
+    struct counters sum = { 0 };
+
+    for (size_t n = 0; n < outputs; n++)
+        for (size_t at = 0; at < inputs; at++) { /* place in the result */
+            size_t k = at / 32 * 32 + input_at(at % 32);
+            uint8_t *dst =
+                (uint8_t *)j->dst + n / 4 * pitch + at / PACK4_IN * PACK4_CELL + n % 4 * 32 + at % PACK4_IN / 2;
+            uint32_t q = weight_at(j, kind, order, n, k);
+
+            if (j->zeros.at) {
+                size_t g = panel ? group_at(j, first + k) : k / j->pack->group;
+
+                q = nibble_clamp(q, 0, PACK4_ZERO - zero_at(j, kind, n / 8, n % 8, g), &sum.clamped);
+            }
+            *dst = (uint8_t)(at % 2 ? *dst | q << 4 : q);
+        }
+    free(order);
+    j->counters = sum;
+}
+
+void pack4_in_ref(struct job *j) { pack4_ref(j, TRANSFORM_PACK4_IN); }
+void pack4_in_act_ref(struct job *j) { pack4_ref(j, TRANSFORM_PACK4_IN_ACT); }
+void pack4_awq_ref(struct job *j) { pack4_ref(j, TRANSFORM_PACK4_AWQ); }
+void pack4_out_ref(struct job *j) { pack4_ref(j, TRANSFORM_PACK4_OUT); }
+
+/* ---- the loop ---- */
+
+struct unit { /* w[i][n]: the inputs 8 i .. 8 i + 7 of output n */
+    uint32_t w[8][UNIT];
+};
+
+/* Row p of eight words by eight nibbles becomes column p, in every lane by itself. */
+INLINE void turn_nibbles(uint32_t x[8][8])
+{
+    for (unsigned step = 4, m = 0; m < 3; step /= 2, m++) {
+        static const uint32_t mask[] = { 0x0000ffff, 0x00ff00ff, 0x0f0f0f0f };
+
+        for (unsigned a = 0; a < 8; a++)
+            for (unsigned i = 0; !(a & step) && i < 8; i++) {
+                uint32_t lo = x[a][i], hi = x[a + step][i], swap = (lo >> 4 * step ^ hi) & mask[m];
+
+                x[a][i] = lo ^ swap << 4 * step;
+                x[a + step][i] = hi ^ swap;
+            }
+    }
+}
+
+INLINE void load_in(struct unit *unit, const struct job *j, size_t r, size_t u)
+{
+    const uint8_t *src = (const uint8_t *)j->src + r * j->src_pitch + u * sizeof unit->w[0];
+
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(unit->w[i], src + i * (j->src_pitch / 8), sizeof unit->w[i]);
+}
+
+INLINE void load_awq(struct unit *unit, const struct job *j, size_t r, size_t u)
+{
+    const uint8_t *src = (const uint8_t *)j->src + r * j->src_pitch;
+    uint32_t x[8][8]; /* [input % 8][input / 8] */
+
+    for (unsigned k = 0; k < PACK4_IN; k++)
+        x[k % 8][k / 8] = word_at(src, j->src_pitch / 64, k, u);
+    turn_nibbles(x);
+    for (unsigned p = 0; p < 8; p++)
+        for (unsigned i = 0; i < 8; i++)
+            unit->w[i][awq_output(p)] = x[p][i];
+}
+
+INLINE void load_in_act(struct unit *unit, const struct job *j, size_t r, size_t u, const uint32_t *order)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        uint32_t w[UNIT] = { 0 };
+
+        for (unsigned b = 0; b < 8; b++) {
+            uint32_t k = order[r * PACK4_IN + i * 8 + b], row[UNIT];
+
+            memcpy(row, (const uint8_t *)j->src + k / 8 * j->src_pitch + u * sizeof row, sizeof row);
+            for (unsigned n = 0; n < UNIT; n++)
+                w[n] |= (row[n] >> k % 8 * 4 & 15) << 4 * b;
+        }
+        memcpy(unit->w[i], w, sizeof w);
+    }
+}
+
+INLINE void load_out(struct unit *unit, const struct job *j, size_t r, size_t u, const uint32_t *order)
+{
+    const uint8_t *src = (const uint8_t *)j->src + u * j->src_pitch;
+
+    for (unsigned i = 0; !order && i < 8; i++)
+        for (unsigned n = 0; n < UNIT; n++)
+            unit->w[i][n] = word_at(src, j->src_pitch / 8, n, r * 8 + i);
+    for (unsigned i = 0; order && i < 8; i++)
+        for (unsigned n = 0; n < UNIT; n++) {
+            const uint32_t *k = order + r * PACK4_IN + i * 8;
+            uint32_t w = 0;
+
+            for (unsigned b = 0; b < 8; b++)
+                w |= (word_at(src, j->src_pitch / 8, n, k[b] / 8) >> k[b] % 8 * 4 & 15) << 4 * b;
+            unit->w[i][n] = w;
+        }
+}
+
+/* A group is a multiple of 8 inputs: one zero point for each word.  Where nothing leaves 0..15, adding to all eight
+ * nibbles at once carries nothing from one to the next. */
+INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_kind kind, size_t r, size_t u,
+                       uint64_t *clamped)
+{
+    bool panel = kind == TRANSFORM_PACK4_IN || kind == TRANSFORM_PACK4_AWQ;
+
+    for (unsigned i = 0; i < 8; i++) {
+        size_t k = r * PACK4_IN + i * 8;
+        size_t g = panel ? group_at(j, j->first * PACK4_IN + k) : k / j->pack->group;
+
+        for (unsigned n = 0; n < UNIT; n++) {
+            int d = PACK4_ZERO - zero_at(j, kind, u, n, g);
+            uint32_t w = unit->w[i][n], moved = 0;
+
+            for (unsigned b = 0; j->pack->clamp && b < 8; b++)
+                moved |= nibble_clamp(w, b, d, clamped);
+            unit->w[i][n] = j->pack->clamp ? moved : w + (uint32_t)d * PACK4_ONES;
+        }
+    }
+}
+
+INLINE void store(const struct unit *unit, uint8_t *first4, uint8_t *last4)
+{
+    uint32_t out[8][UNIT]; /* word of the result, output */
+
+    for (unsigned h = 0; h < 8; h += 4)
+        for (unsigned t = 0; t < 4; t++)
+            for (unsigned n = 0; n < UNIT; n++)
+                out[h + t][n] = pack4_turn(unit->w[h][n], unit->w[h + 1][n], unit->w[h + 2][n], unit->w[h + 3][n], t);
+    for (unsigned n = 0; n < UNIT; n++) {
+        uint8_t *dst = (n < 4 ? first4 : last4) + n % 4 * 32;
+        uint32_t line[8];
+
+        for (unsigned t = 0; t < 8; t++)
+            line[t] = out[t][n];
+        memcpy(dst, line, sizeof line);
+    }
+}
+
+INLINE void unit_do(struct job *j, enum transform_kind kind, const uint32_t *order, size_t r, size_t u, uint8_t *dst,
+                    size_t pitch, uint64_t *clamped)
+{
+    struct unit unit;
+
+    switch (kind) {
+    case TRANSFORM_PACK4_IN:
+        load_in(&unit, j, r, u);
+        break;
+    case TRANSFORM_PACK4_AWQ:
+        load_awq(&unit, j, r, u);
+        break;
+    case TRANSFORM_PACK4_IN_ACT:
+        load_in_act(&unit, j, r, u, order);
+        break;
+    default:
+        load_out(&unit, j, r, u, order);
+    }
+    if (j->zeros.at)
+        fold_zeros(&unit, j, kind, r, u, clamped);
+    store(&unit, dst, dst + pitch);
+}
+
+/* Blocks of a few units by a few cells: both sides are touched in runs of some lines, and lines of the source serve
+ * all units that share them. */
+INLINE void pack4(struct job *j, enum transform_kind kind)
+{
+    enum { CELLS = 16, UNITS = 8 };
+    bool panel = kind == TRANSFORM_PACK4_IN || kind == TRANSFORM_PACK4_AWQ;
+    size_t cells = panel ? j->rows : j->pack->in / PACK4_IN, units = panel ? j->cols * PACK4_OUT / UNIT : j->cols;
+    size_t pitch = panel ? j->dst_pitch : cells * PACK4_CELL;
+    uint32_t *order = order_of(j);
+    uint64_t clamped = 0;
+
+    for (size_t r0 = 0; r0 < cells; r0 += CELLS)
+        for (size_t u0 = 0; u0 < units; u0 += UNITS)
+            for (size_t u = u0; u < units && u < u0 + UNITS; u++)
+                for (size_t r = r0; r < cells && r < r0 + CELLS; r++)
+                    unit_do(j, kind, order, r, u, (uint8_t *)j->dst + u * 2 * pitch + r * PACK4_CELL, pitch, &clamped);
+    free(order);
+    j->counters = (struct counters){ .clamped = clamped };
+}
+
+#define PACK4(isa, ATTRIBUTE)                                                                                          \
+    ATTRIBUTE void pack4_in_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN); }                                     \
+    ATTRIBUTE void pack4_in_act_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN_ACT); }                             \
+    ATTRIBUTE void pack4_awq_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ); }                                   \
+    ATTRIBUTE void pack4_out_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT); }
+
+#if defined(__x86_64__)
+PACK4(avx2, AVX2)
+PACK4(avx512, AVX512)
+#elif defined(__AARCH64EL__)
+#define NO_ATTRIBUTE
+PACK4(neon, NO_ATTRIBUTE)
+#endif
+
+/* ---- what is added back where zero points cannot be folded ---- */
+
+static float f16_value(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
+    float v;
+
+    if (exponent == 31)
+        bits = sign | 0x7f800000 | mantissa << 13;
+    else if (exponent)
+        bits = sign | (exponent + 112) << 23 | mantissa << 13;
+    else { /* subnormal: mantissa * 2^-24, exactly */
+        v = (float)mantissa * 0x1p-24f;
+        memcpy(&bits, &v, sizeof bits);
+        bits |= sign;
+    }
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* Of the scale that the runtime multiplies with, which is fp16; the product is exact in fp32 and rounded once. */
+static void correction(uint8_t *dst, uint16_t scale, int zero, struct counters *sum)
+{
+    float v = f16_value(scale) * (float)(PACK4_ZERO - zero);
+    uint32_t bits;
+    uint16_t h;
+
+    memcpy(&bits, &v, sizeof bits);
+    h = f32_to_f16(bits, sum);
+    memcpy(dst, &h, sizeof h);
+}
+
+/* cols: groups; src: scales [cols, out], src_pitch apart; zeros: [cols, out/8]; the result has no gaps. */
+LANE void zeros_by_group(struct job *j, enum transform_kind kind, size_t src_bytes, element_fn *element)
+{
+    size_t out = j->zeros.pitch / sizeof(uint32_t) * UNIT;
+    struct counters sum = { 0 }, scale = { 0 }; /* what scales lose is counted where they are cast for themselves */
+
+    for (size_t g = 0; g < j->cols; g++)
+        for (size_t n = 0; n < out; n++)
+            correction((uint8_t *)j->dst + (g * out + n) * 2,
+                       element((const uint8_t *)j->src + g * j->src_pitch + n * src_bytes, &scale),
+                       zero_at(j, kind, n / UNIT, n % UNIT, g), &sum);
+    j->counters = sum;
+}
+
+/* rows: of 8 outputs; cols: groups; src: scales [rows * 8, cols]; src_pitch: of 8 rows; zeros: [rows, cols]. */
+LANE void zeros_by_output(struct job *j, size_t src_bytes, element_fn *element)
+{
+    struct counters sum = { 0 }, scale = { 0 };
+
+    for (size_t n = 0; n < j->rows * UNIT; n++)
+        for (size_t g = 0; g < j->cols; g++)
+            correction((uint8_t *)j->dst + g * j->dst_pitch + n * 2,
+                       element((const uint8_t *)j->src + n * (j->src_pitch / UNIT) + g * src_bytes, &scale),
+                       zero_at(j, TRANSFORM_ZEROS_OUT, n / UNIT, n % UNIT, g), &sum);
+    j->counters = sum;
+}
+
+void zeros_in_f16_ref(struct job *j) { zeros_by_group(j, TRANSFORM_ZEROS_IN, 2, f16_at); }
+void zeros_in_bf16_ref(struct job *j) { zeros_by_group(j, TRANSFORM_ZEROS_IN, 2, bf16_at); }
+void zeros_in_f32_ref(struct job *j) { zeros_by_group(j, TRANSFORM_ZEROS_IN, 4, f32_at); }
+void zeros_awq_f16_ref(struct job *j) { zeros_by_group(j, TRANSFORM_ZEROS_AWQ, 2, f16_at); }
+void zeros_awq_bf16_ref(struct job *j) { zeros_by_group(j, TRANSFORM_ZEROS_AWQ, 2, bf16_at); }
+void zeros_awq_f32_ref(struct job *j) { zeros_by_group(j, TRANSFORM_ZEROS_AWQ, 4, f32_at); }
+void zeros_out_f16_ref(struct job *j) { zeros_by_output(j, 2, f16_at); }
+void zeros_out_bf16_ref(struct job *j) { zeros_by_output(j, 2, bf16_at); }
+void zeros_out_f32_ref(struct job *j) { zeros_by_output(j, 4, f32_at); }
