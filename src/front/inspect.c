@@ -120,7 +120,7 @@ static json_t *config_summary(const struct model *m)
     } else {
         put(o, "tied", json_boolean(m->tied));
     }
-    put_text(o, "stored", stored_formats[0].name);
+    put_text(o, "stored", (m->quantization.format ? m->quantization.format : &stored_formats[0])->name);
     return o;
 }
 
