@@ -14,6 +14,7 @@ write anything, wrong things included.  Same arguments, same bytes.
 """
 import copy
 import json
+import os
 import re
 import sys
 import zlib
@@ -184,6 +185,38 @@ def build(family="llama", dtype="BF16", config=None, template=CHATML, seed=0):
 
 def make(path, family="llama", dtype="BF16", shards=1, config=None, template=CHATML, seed=0):
     return build(family, dtype, config, template, seed).write(path, shards)
+
+
+def shapes(config):
+    """name -> shape of every tensor that the configuration asks for"""
+    h, vocab = config["hidden_size"], config["vocab_size"]
+    out = {"model.embed_tokens.weight": (vocab, h), "model.norm.weight": (h,)}
+    if not config.get("tie_word_embeddings"):
+        out["lm_head.weight"] = (vocab, h)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        out |= {layer + name + ".weight": (rows, cols) for name, rows, cols, _ in linears(config)}
+        out |= {layer + name + ".weight": (h,) for name in ("input_layernorm", "post_attention_layernorm")}
+    return out
+
+
+def write_sparse(path, config, first=()):
+    """A llama of zeros that takes no room on disk, however large; `first`: bytes of U8 tensors before all others."""
+    small = build("llama", config={"num_hidden_layers": 1})
+    full = {**small.config, **config}
+    header, at = {}, 0
+    for i, n in enumerate(first):
+        header[f"a.{i}"] = {"dtype": "U8", "shape": [n], "data_offsets": [at, at + n]}
+        at += n
+    for name, shape in shapes(full).items():
+        size = 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    Checkpoint(full, {}, small.files).write(path)
+    text = json.dumps(header).encode()
+    (path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path / "model.safetensors", 8 + len(text) + at)
+    return path
 
 
 def transformers5(config):

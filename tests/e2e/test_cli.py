@@ -356,40 +356,25 @@ def test_report_that_cannot_be_written_stops_the_export_before_it_begins(weighbr
 # ---------------------------------------------------------------------------------------------------- a terminal
 
 
-def big_model(path):
-    """1.2 GB of zeros that take no room on disk: an export long enough to be watched and interrupted."""
-    ckpt = checkpoints.build("llama", config={"num_hidden_layers": 1})
-    config = dict(ckpt.config, hidden_size=2048, intermediate_size=8192, num_hidden_layers=8, num_attention_heads=32,
-                  num_key_value_heads=32, head_dim=64, vocab_size=16000)
-    shapes = {"model.embed_tokens.weight": (16000, 2048), "lm_head.weight": (16000, 2048), "model.norm.weight": (2048,)}
-    for i in range(8):
-        layer = f"model.layers.{i}."
-        shapes |= {layer + name + ".weight": (rows, cols) for name, rows, cols, _ in checkpoints.linears(config)}
-        shapes |= {layer + name + ".weight": (2048,) for name in ("input_layernorm", "post_attention_layernorm")}
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    checkpoints.Checkpoint(config, {}, ckpt.files).write(path)
-    text = json.dumps(header).encode()
-    (path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
-    os.truncate(path / "model.safetensors", 8 + len(text) + at)
-    return path
-
-
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
-    return big_model(tmp_path_factory.mktemp("big") / "model")
+    """1.2 GB of zeros: an export long enough to be watched and interrupted."""
+    return checkpoints.write_sparse(tmp_path_factory.mktemp("big") / "model", {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 8, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "head_dim": 64, "vocab_size": 16000})
+
+
+# So many small operations that a run is still under way whenever a busy machine lets the test go on.
+SLOW, FEW = ["--memory", "64M", "--io", "fault"], {"WEIGHBRIDGE_FAULT": "at_most=512"}
 
 
 class OnTerminal:
     """A run whose standard error is a terminal."""
 
-    def __init__(self, *command):
+    def __init__(self, *command, env=None):
         self.master, slave = pty.openpty()
         self.run = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                    stderr=slave, env={**os.environ, **SANITIZER})
+                                    stderr=slave, env={**os.environ, **SANITIZER, **(env or {})})
         os.close(slave)
         self.shown = b""
 
@@ -422,7 +407,7 @@ BAR = re.compile(rb"\r(?:\[#*\.*\]  )? *\d+%  [\d.]+ \w+ of [\d.]+ \w+  [\d.]+ G
 def test_bar_on_a_terminal_and_interruption(weighbridge_release, big, tmp_path, number):
     """The bar comes, a signal stops the run cleanly: the bar goes, nothing is published or left."""
     out, report = tmp_path / "out", tmp_path / "report.json"
-    t = OnTerminal(weighbridge_release.path, "export", big, out, "--memory", "64M", "--report", report)
+    t = OnTerminal(weighbridge_release.path, "export", big, out, *SLOW, "--report", report, env=FEW)
     t.read_until(BAR.search)
     t.run.send_signal(number)
     status, stdout, shown = t.end()
@@ -442,8 +427,8 @@ def test_interruption_without_a_terminal_leaves_the_old_export(weighbridge_relea
     out = tmp_path / "out"
     weighbridge_release.ok("export", model, out)
     before = tree(tmp_path)
-    run = subprocess.Popen([weighbridge_release.path, "export", big, out, "--overwrite", "--progress", "always", "--memory",
-                            "64M"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **SANITIZER})
+    run = subprocess.Popen([weighbridge_release.path, "export", big, out, "--overwrite", "--progress", "always", *SLOW],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **SANITIZER, **FEW})
     first = run.stderr.read(20)  # the bar: the weights move
     run.send_signal(signal.SIGINT)
     stdout, stderr = run.communicate(timeout=60)

@@ -61,6 +61,25 @@ def test_the_same_bytes_under_every_prefix(family, prefixes, weighbridge, golden
     assert all(s == seen[0] for s in seen)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl3"])
+def test_the_vision_part_is_never_read(family, weighbridge, golden, tmp_path):
+    """CFG-10: a re-saved config.json that says less, or nonsense, of the vision tower gives the same export."""
+    outs = []
+    for i, vision in enumerate([None, {}, {"num_heads": "many", "depth": -1, "deepstack_visual_indexes": []}, ...]):
+        model = tmp_path / f"m{i}"
+        shutil.copytree(golden / "checkpoints" / family, model)
+        config = json.loads((model / "config.json").read_text())
+        assert "vision_config" in config
+        if vision is ...:
+            del config["vision_config"]
+        elif vision is not None:
+            config["vision_config"] = vision
+        (model / "config.json").write_text(json.dumps(config))
+        weighbridge.ok("export", model, tmp_path / f"o{i}")
+        outs.append(without_path(tmp_path / f"o{i}"))
+    assert all(o == outs[0] for o in outs)
+
+
 def test_mrope_in_both_spellings(weighbridge, golden, tmp_path):  # CFG-03
     outs = []
     for i, scaling in enumerate([{"type": "mrope", "mrope_section": [4, 4, 4]},

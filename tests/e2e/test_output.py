@@ -124,7 +124,7 @@ def test_overwrite_replaces_an_export_whole(weighbridge, model, tmp_path):
     assert tree(out) == first and sorted(os.listdir(tmp_path)) == ["model", "out"]
 
 
-def test_failed_overwrite_keeps_the_old_export(weighbridge, model, tmp_path):
+def test_failed_overwrite_keeps_the_old_export(weighbridge, model, tmp_path):  # OPS-07
     out = tmp_path / "out"
     weighbridge.ok("export", model, out)
     before = tree(tmp_path)
@@ -142,29 +142,12 @@ def test_leftovers_of_an_earlier_run(weighbridge, model, tmp_path):
     assert not partial.exists()
 
 
-def test_no_room(weighbridge, tmp_path):
+def test_no_room(weighbridge, tmp_path):  # OPS-07
     """Checked from the plan: a sparse checkpoint of 1 TB costs nothing to make and is refused at once."""
-    ckpt = checkpoints.build("llama", config={"tie_word_embeddings": True})
-    ckpt.config.update(vocab_size=2**23, hidden_size=65536, num_hidden_layers=1, intermediate_size=8, num_attention_heads=1,
-                       num_key_value_heads=1, head_dim=8)
-    shapes = {"model.embed_tokens.weight": (2**23, 65536), "model.norm.weight": (65536,)}
-    p = "model.layers.0."
-    shapes |= {p + "input_layernorm.weight": (65536,), p + "post_attention_layernorm.weight": (65536,),
-               p + "self_attn.o_proj.weight": (65536, 8), p + "mlp.down_proj.weight": (65536, 8)}
-    shapes |= {p + n + ".weight": (8, 65536) for n in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                                                       "mlp.gate_proj", "mlp.up_proj")}
-    ckpt.tensors = {"x": tensor(np.zeros(1), "F16")}
-    ckpt.write(tmp_path / "model")
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        n = 2 * int(np.prod([int(s) for s in shape]))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + n]}
-        at += n
-    text = json.dumps(header).encode()
-    file = tmp_path / "model" / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", len(text)) + text)
     try:
-        os.truncate(file, 8 + len(text) + at)
+        checkpoints.write_sparse(tmp_path / "model", {
+            "vocab_size": 2**23, "hidden_size": 65536, "num_hidden_layers": 1, "intermediate_size": 8, "num_attention_heads": 1,
+            "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True})
     except OSError:
         pytest.skip("this file system holds no sparse file of that size")
     said = weighbridge.refuses("export", tmp_path / "model", tmp_path / "out")
@@ -286,6 +269,16 @@ def test_odd_offsets(weighbridge, tmp_path):  # ST-07, ST-08
             checkpoints.write_raw_safetensors(b / "model.safetensors", json.dumps(header) + " " * pad, data)
             weighbridge.ok("export", b, tmp_path / "out-b", "--no-chat-template", "--overwrite")
             assert tree(tmp_path / "out-a") == tree(tmp_path / "out-b")
+
+
+def test_odd_offsets_cost_no_memory(weighbridge_release, tmp_path):
+    """ST-08: no tensor is copied whole to align it; the largest here has 131 MB, the buffers 16."""
+    model = checkpoints.write_sparse(tmp_path / "model", {"vocab_size": 32000, "hidden_size": 2048, "num_hidden_layers": 1,
+                                                          "intermediate_size": 64}, first=[1])
+    weighbridge_release.ok("export", model, tmp_path / "out", "--memory", "16M", "--report", tmp_path / "report.json")
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["bytes"]["source"] > 260e6 and told["memory"]["buffers"] <= 16 << 20
+    assert told["totals"]["peak_rss"] < 100e6
 
 
 def test_valgrind_finds_nothing(weighbridge_release, model, tmp_path):

@@ -45,7 +45,7 @@ def refused(weighbridge, tmp_path, model, words, *options, command="export", env
 
 
 @pytest.mark.parametrize("sources", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]])
-def test_template_sources_in_order(weighbridge, made, tmp_path, sources):
+def test_template_sources_in_order(weighbridge, made, tmp_path, sources):  # TMPL-01
     files = [("chat_template.jinja", says("jinja")), ("chat_template.json", {"chat_template": says("json")}),
              ("tokenizer_config.json", {"chat_template": says("config")})]
     model = made(dict(files[i] for i in sources))
@@ -63,7 +63,7 @@ def test_template_sources_in_order(weighbridge, made, tmp_path, sources):
 # ---------------------------------------------------------------------------------------------------- TMPL-04
 
 
-def test_list_of_templates(weighbridge, made, tmp_path):
+def test_list_of_templates(weighbridge, made, tmp_path):  # TMPL-04
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": says("list")}]
     model = made({"tokenizer_config.json": {"chat_template": named}})
     weighbridge.ok("export", model, tmp_path / "out")
@@ -71,7 +71,7 @@ def test_list_of_templates(weighbridge, made, tmp_path):
     weighbridge.ok("verify", tmp_path / "out", model)
 
 
-def test_list_without_default(weighbridge, made, tmp_path):
+def test_list_without_default(weighbridge, made, tmp_path):  # TMPL-04
     model = made({"tokenizer_config.json": {"chat_template": [{"name": "tool_use", "template": "x"}]}})
     refused(weighbridge, tmp_path, model, ["tokenizer_config.json", '"default"', '"tool_use"', *WAYS_OUT])
     weighbridge.ok("export", model, tmp_path / "out", "--no-chat-template")
@@ -81,7 +81,7 @@ def test_list_without_default(weighbridge, made, tmp_path):
 # ---------------------------------------------------------------------------------------------------- TMPL-05
 
 
-def test_all_known_files_are_copied(weighbridge, made, tmp_path):
+def test_all_known_files_are_copied(weighbridge, made, tmp_path):  # TMPL-05
     known = ["vocab.json", "added_tokens.json", "preprocessor_config.json", "video_preprocessor_config.json",
              "processor_config.json"]
     model = made({**{n: {"file": n} for n in known}, "merges.txt": "#version: 0.2\n\u0120 t\n", "tokenizer.model": b"\0\xff"})
