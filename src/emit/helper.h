@@ -23,7 +23,7 @@ struct helper {
     const char *name;   /* for messages: "the chat-template helper" */
     /* 0: the default */
     unsigned cpu_seconds;  /* 10 */
-    unsigned wall_seconds; /* 30; of a request in pieces: without taking any more of it */
+    unsigned wall_seconds; /* 180; of a request in pieces: without taking any more of it */
     uint64_t memory;       /* address space: 1 GiB */
     size_t answer_most;    /* 16 MiB */
 };

@@ -215,25 +215,23 @@ static void limits_and_landlock_alone(void **state)
 static const struct {
     const char *script, *message; /* a part of it; NULL: it succeeds */
     struct helper limits;
-    double most; /* seconds */
 } ends[] = {
-    { READ "print('{}')", NULL, { 0 }, 10 },
+    { READ "print('{}')", NULL, { 0 } },
     { "import socket\nsocket.socket(fileno=0).shutdown(0)\nprint('{}')",
       NULL,
-      { 0 },
-      10 }, /* stops listening: no SIGPIPE */
-    { READ "while True: pass", "used more than 1 seconds of processor time", { .cpu_seconds = 1 }, 6 },
-    { READ "time.sleep(60)", "took longer than 1 seconds", { .wall_seconds = 1 }, 4 },
-    { "import time\ntime.sleep(60)", "took longer than 1 seconds", { .wall_seconds = 1 }, 4 }, /* reads nothing */
-    { READ "os.close(1), os.close(2)\ntime.sleep(60)", "took longer than 1 seconds", { .wall_seconds = 1 }, 4 },
-    { READ "while True: print('x' * 9999)", "more than 100000 bytes", { .answer_most = 100000 }, 10 },
-    { READ "for i in range(10**5): print('x' * 50, file=sys.stderr)\nprint('{}')", NULL, { 0 }, 20 },
-    { READ "x = bytearray(200 << 20)", "MemoryError", { .memory = 100 << 20 }, 10 },
-    { READ "print('half')\nsys.exit(3)", "ended with status 3", { 0 }, 10 },
-    { READ "raise ValueError('one\\x1b[31m\\u009b two\\nthree')", "three", { 0 }, 10 },
-    { READ "raise ValueError('\\x1b[31mred')", ":  [31mred", { 0 }, 10 },
-    { READ "import ctypes\nctypes.string_at(0)", "was ended by signal 11", { 0 }, 10 },
-    { "syntax error", "SyntaxError", { 0 }, 10 },
+      { 0 } }, /* stops listening: no SIGPIPE */
+    { READ "while True: pass", "used more than 1 seconds of processor time", { .cpu_seconds = 1 } },
+    { READ "time.sleep(600)", "took longer than 1 seconds", { .wall_seconds = 1 } },
+    { "import time\ntime.sleep(600)", "took longer than 1 seconds", { .wall_seconds = 1 } }, /* reads nothing */
+    { READ "os.close(1), os.close(2)\ntime.sleep(600)", "took longer than 1 seconds", { .wall_seconds = 1 } },
+    { READ "while True: print('x' * 9999)", "more than 100000 bytes", { .answer_most = 100000 } },
+    { READ "for i in range(10**5): print('x' * 50, file=sys.stderr)\nprint('{}')", NULL, { 0 } },
+    { READ "x = bytearray(200 << 20)", "MemoryError", { .memory = 100 << 20 } },
+    { READ "print('half')\nsys.exit(3)", "ended with status 3", { 0 } },
+    { READ "raise ValueError('one\\x1b[31m\\u009b two\\nthree')", "three", { 0 } },
+    { READ "raise ValueError('\\x1b[31mred')", ":  [31mred", { 0 } },
+    { READ "import ctypes\nctypes.string_at(0)", "was ended by signal 11", { 0 } },
+    { "syntax error", "SyntaxError", { 0 } },
 };
 
 static void scripts_end(void **state)
@@ -259,7 +257,7 @@ static void scripts_end(void **state)
             assert_true((unsigned char)*p >= ' ');
         if (!ends[i].message)
             assert_string_equal(str_text(&answer), "{}\n");
-        assert_true(clock_wall() - begin < ends[i].most);
+        assert_true(clock_wall() - begin < 120);          /* no script was waited for, however busy the machine */
         assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
         str_release(&answer);
     }
@@ -302,7 +300,7 @@ static const struct {
       NULL,
       { .end = 240000 },
       1 },
-    { "import sys, time\nsys.stdin.buffer.read(5)\ntime.sleep(60)",
+    { "import sys, time\nsys.stdin.buffer.read(5)\ntime.sleep(600)",
       NULL,
       "took longer than 1 seconds over a piece",
       { .end = 1000000 },
