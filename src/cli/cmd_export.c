@@ -10,7 +10,7 @@ static int run(struct args *a)
     return status ? status : export_run(a);
 }
 
-static const struct option_group *const groups[] = { &options_content,  &options_run,  &options_report,
+static const struct option_group *const groups[] = { &options_content,  &options_int4, &options_run, &options_report,
                                                      &options_messages, &options_help, NULL };
 
 const struct command command_export = {

@@ -140,9 +140,9 @@ static int run(struct args *a)
     return status;
 }
 
-static const struct option_group *const groups[] = {
-    &options_content, &options_run, &options_report, &options_json, &options_messages, &options_help, NULL
-};
+static const struct option_group *const groups[] = { &options_content, &options_int4, &options_run,
+                                                     &options_report,  &options_json, &options_messages,
+                                                     &options_help,    NULL };
 
 const struct command command_plan = {
     .name = "plan",

@@ -16,9 +16,6 @@ static const struct option_row content_rows[] = {
     { "reduced-vocab", .kind = OPTION_TEXT, AT(wb.reduced_vocab), .value = "DIR", .initial = "none",
       .help = "keep only the rows of lm_head that DIR/vocab_map.safetensors lists, in its order; the embedding stays "
               "whole" },
-    { "zero-points", .kind = OPTION_CHOICE, AT(wb.zero_points), .value = "exact|clamp|refuse", .initial = "exact",
-      .help = "of 4-bit weights whose zero points do not fold into them. exact: the graph adds what they are worth; "
-              "clamp: fold them and clamp the weights that leave 0 to 15; refuse: stop" },
     { "fp8-kv-cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),
       .help = "keep keys and values in FP8, with the scales that ModelOpt's calibration left in the checkpoint" },
     { "chat-template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",
@@ -34,6 +31,14 @@ static const struct option_row content_rows[] = {
     { 0 },
 };
 const struct option_group options_content = { "What is written", content_rows };
+
+static const struct option_row int4_rows[] = {
+    { "zero-points", .kind = OPTION_CHOICE, AT(wb.zero_points), .value = "exact|clamp|refuse", .initial = "exact",
+      .help = "what to do where zero points do not fold into the weights. exact: the graph adds what they are worth; "
+              "clamp: fold them and clamp the weights that leave 0 to 15; refuse: stop" },
+    { 0 },
+};
+const struct option_group options_int4 = { "4-bit weights", int4_rows };
 
 static const struct option_row run_rows[] = {
     { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 16u << 20,

@@ -17,11 +17,11 @@ from conftest import ROOT, SANITIZER, Program, tree
 COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "reduce-vocab", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
-CONTENT = "target eagle-base eagle-draft reduced-vocab zero-points fp8-kv-cache chat-template no-chat-template strict overwrite"
+CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite zero-points"
 OPTIONS = {
     "export": CONTENT + " memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
-    "export-draft": "target base-model strict overwrite memory threads io device report quiet verbose progress help",
+    "export-draft": "target base-model strict overwrite zero-points memory threads io device report quiet verbose progress help",
     "inspect": "json help",
     "verify": "chat-template reduced-vocab base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
