@@ -9,7 +9,7 @@
 
 enum {
     PIECE = 1 << 18,
-    RECORD_MOST = 16 << 20, /* a tokenizer needs a hundred times as much for a moment */
+    RECORD_MOST = 4 << 20, /* a tokenizer needs two hundred times as much for a moment */
     END = -1,
     BROKEN = -2 /* c->e says why */
 };

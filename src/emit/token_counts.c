@@ -12,7 +12,7 @@
 enum {
     TOKENIZER_MOST = 256 << 20, /* the largest known has 33 MB */
     ANSWER_MOST = 64 << 20,
-    WALL_SECONDS = 120, /* for what the helper takes at once: its tokenizer, or texts of at most some 16 MB */
+    WALL_SECONDS = 120, /* for what the helper takes at once: its tokenizer, or texts of a few MB */
     CPU_SECONDS = 120,  /* and one for each ... */
     CPU_BYTES = 32 << 10
 };

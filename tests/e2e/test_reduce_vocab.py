@@ -270,7 +270,7 @@ BROKEN = {
     "more": ('[{"text": "a"}]\n{"text": "b"}', "has { at line 2, expected nothing behind the list"),
     "binary": (b"\x1f\x8b\x08\x00\x00", "the record at line 1: not valid JSON"),
     "Latin-1": ('{"text": "é"}'.encode("latin-1"), "the record at line 1: not valid JSON"),
-    "huge": ('{"text": "' + "a" * (17 << 20) + '"}', "line 1 has more than 16777216 bytes"),
+    "huge": ('{"text": "' + "a" * (5 << 20) + '"}', "line 1 has more than 4194304 bytes"),
 }
 
 
@@ -366,7 +366,7 @@ def test_tokenizer_settings_that_would_change_the_count(reduce, model, tmp_path)
     plain = json.loads((model / "tokenizer.json").read_text())
     vocab = {"aa" if i == 0 else letter: i for letter, i in plain["model"]["vocab"].items()}
     merged = {**plain["model"], "dropout": 0.5, "merges": [["a", "a"]], "vocab": vocab}
-    corpus = write_lines(tmp_path / "c", [{"text": "a" * 2000 + "bcd"}, {"text": "b"}] + [{"text": ""}] * 20)
+    corpus = write_lines(tmp_path / "c", [{"text": "a" * 2000 + "b"}] + [{"text": ""}] * 20)
     changed = spoil(model, tmp_path, tokenizer={
         "truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
         "padding": {"strategy": {"Fixed": 9000}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
