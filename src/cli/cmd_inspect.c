@@ -58,6 +58,18 @@ static void show_line(const json_t *description, const char *key)
     say(stdout, "\n");
 }
 
+/* "linears: 14 GPTQ INT4, 1 plain" */
+static void show_linears(const json_t *description)
+{
+    const json_t *list = json_object_get(description, "linears"), *v;
+    size_t i;
+
+    json_array_foreach(list, i, v)
+        say(stdout, "%s%" PRIu64 " %s", i ? ", " : "linears: ", view_count(v, "linears"), view_text(v, "stored", "?"));
+    if (json_array_size(list))
+        say(stdout, "\n");
+}
+
 /* One line for each: "weighbridge.target  edgellm-0.5". */
 static void show_metadata(const json_t *description)
 {
@@ -171,6 +183,7 @@ static void show_text(const json_t *description)
         say_bytes(bytes, view_count(description, "bytes")));
     show_line(description, "family");
     show_line(description, "config");
+    show_linears(description);
     show_line(description, "adapter");
     show_metadata(description);
     show_files(description);

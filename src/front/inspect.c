@@ -131,6 +131,36 @@ void inspect_problem(json_t *problems, struct err *e)
     *e = (struct err){ 0 };
 }
 
+static void add_stored(json_t *list, const char *stored, uint64_t n)
+{
+    json_t *o = json_object();
+
+    put_text(o, "stored", stored);
+    put_u64(o, "linears", n);
+    if (n)
+        json_array_append_new(list, o);
+    else
+        json_decref(o);
+}
+
+/* How the linears of a graph that was built are stored: a quantized checkpoint may leave some plain. */
+static json_t *linears(const struct model *m)
+{
+    const struct tensor *embedding = model_source(m, "embed_tokens.weight");
+    json_t *list = json_array();
+    uint64_t plain = 0;
+
+    for (size_t i = 0; i < m->ckpt->tensors_n; i++) {
+        const struct tensor *t = &m->ckpt->tensor[i];
+
+        plain += m->used[i] && t->rank == 2 && t != embedding && str_ends(t->name, stored_formats[0].packed);
+    }
+    if (m->quantization.format)
+        add_stored(list, m->quantization.format->name, m->int4_n);
+    add_stored(list, stored_formats[0].name, plain);
+    return list;
+}
+
 /* What a base model and a draft have besides layers. */
 static void check_rest(struct model *m, struct err *e)
 {
@@ -153,8 +183,10 @@ static void model_part(json_t *doc, const struct checkpoint *c, bool draft, stru
 
     if (!(draft ? model_open_draft : model_open)(&m, c, a, notes, &e)) {
         put(doc, "config", config_summary(&m));
-        if (!decoder_build(&g, &m, dialects[0], &mode, a, &e))
+        if (!decoder_build(&g, &m, dialects[0], &mode, a, &e)) {
+            put(doc, "linears", linears(&m));
             check_rest(&m, &e);
+        }
     }
     put_text(doc, "family", m.family ? m.family->model_type : NULL);
     inspect_problem(problems, &e);

@@ -20,6 +20,31 @@ def inspect(weighbridge, path, status=0):
     return r.json, text.stdout
 
 
+# ---------------------------------------------------------------------------------------------------- linears
+
+
+@pytest.mark.parametrize("family, config, expected", [("llama", {}, 15), ("llama3", {}, 14), ("qwen3", {"num_hidden_layers": 3}, 22)])
+def test_plain_linears_are_counted(family, config, expected, weighbridge, tmp_path):
+    """Norms, biases and the embedding are none; nor is a tied head, which has no tensor."""
+    ckpt = checkpoints.build(family, config=config)
+    ckpt.tensors["vision.patch.weight"] = tensor(np.zeros((2, 2)), "BF16")  # not of the decoder
+    said, text = inspect(weighbridge, ckpt.write(tmp_path / "model").path)
+    assert said["linears"] == [{"stored": "plain", "linears": expected}] and f"\nlinears: {expected} plain\n" in text
+
+
+@pytest.mark.parametrize("name", ["llama_gptq_g128", "llama_gptq_asym", "llama_gptq_v2", "qwen2_gptq_g32_desc"])
+def test_each_stored_format_is_named(name, weighbridge, golden):
+    model = golden / "checkpoints" / name
+    tensors = {}
+    for file in model.glob("*.safetensors"):
+        tensors |= checkpoints.read_safetensors(file)
+    packed, plain = (sum(n.endswith(end) for n in tensors) for end in (".qweight", "lm_head.weight"))
+    said, text = inspect(weighbridge, model)
+    assert said["config"]["stored"] == "GPTQ INT4" and packed > 0
+    assert said["linears"] == [{"stored": "GPTQ INT4", "linears": packed}] + [{"stored": "plain", "linears": 1}] * plain
+    assert f"\nlinears: {packed} GPTQ INT4{', 1 plain' * plain}\n" in text
+
+
 # ---------------------------------------------------------------------------------------------------- drafts
 
 
