@@ -294,12 +294,12 @@ static const struct {
     { SUM, NULL, "number 90000 is broken", { .end = 100000, .broken_at = 90000 }, 0 },
     { "print('enough')", "enough\n", NULL, { .end = 1000000 }, 0 }, /* ends first: not asked for all of it */
     { "import sys\nsys.exit('no')", NULL, "ended with status 1: no", { .end = 1000000 }, 0 },
-    /* two seconds in all, each piece in less than one */
-    { "import sys, time\nwhile sys.stdin.buffer.read(400000): time.sleep(.5)\nprint('slow')",
+    /* four seconds in all, each piece in less than three */
+    { "import sys, time\nwhile sys.stdin.buffer.read(400000): time.sleep(1)\nprint('slow')",
       "slow\n",
       NULL,
       { .end = 240000 },
-      1 },
+      3 },
     { "import sys, time\nsys.stdin.buffer.read(5)\ntime.sleep(600)",
       NULL,
       "took longer than 1 seconds over a piece",
