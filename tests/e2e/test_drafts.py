@@ -26,8 +26,8 @@ def test_golden(case, weighbridge, golden, compare, tmp_path):
 class Draft:
     """A draft to spoil: config, tensors; write() makes the directory."""
 
-    def __init__(self, tmp_path, vocab=272, draft_vocab=40, target=None):
-        h, ff, q, kv, d = 64, 96, 4, 2, 16
+    def __init__(self, tmp_path, vocab=272, draft_vocab=40, target=None, ff=96):
+        h, q, kv, d = 64, 4, 2, 16
         self.path = tmp_path / "draft"
         self.config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "hidden_size": h,
                        "intermediate_size": ff, "num_hidden_layers": 1, "num_attention_heads": q, "num_key_value_heads": kv,

@@ -4,11 +4,14 @@ import json
 import shutil
 
 import checkpoints
+import int4
 import numpy as np
 import onnx
 import pytest
+import torch_file
 from checkpoints import tensor
 from conftest import tree
+from test_drafts import Draft
 
 CASES = {  # golden: checkpoint, options
     "llama__eagle_base": ("llama", ["--eagle-base"]),
@@ -277,6 +280,99 @@ def test_modes_compose(family, weighbridge, tmp_path):
         weighbridge.ok("verify", out, tmp_path / "model")
         onnx.checker.check_model(str(out / "model.onnx"))
         assert all((out / f).read_bytes() == plain[f] for f in ("onnx_model.data", "embedding.safetensors"))
+
+
+# ---------------------------------------------------------------------------------------------------- INT4 in all of them
+
+
+def as_qwen2_vl(ckpt):
+    """The names and the configuration of a vision-language model around a Qwen2."""
+    ckpt.config |= {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {},
+                    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
+    ckpt.tensors = {n.replace("model.", "model.language_model.", 1): t for n, t in ckpt.tensors.items()}
+    ckpt.tensors["model.visual.patch_embed.proj.weight"] = tensor(np.zeros((8, 3)), "F16")
+    return ckpt
+
+
+def int4_checkpoint(method, family):
+    """Three layers, calibrated for an FP8 cache, zero points that don't fold, an order of groups where the format has one."""
+    ckpt = checkpoints.build("qwen2" if family == "qwen2_vl" else family, config={"num_hidden_layers": 3, "intermediate_size": 128},
+                             template=None)
+    ckpt = int4.calm(as_qwen2_vl(ckpt) if family == "qwen2_vl" else ckpt)
+    q = int4.quantize(ckpt, method, 32, False, desc_act=method != "awq")
+    layers = next(iter(q.linears)).split("layers.")[0] + "layers."
+    for i in range(3):
+        for which in "kv":
+            name = f"{layers}{i}.self_attn.{which}_bmm_quantizer._amax"
+            q.checkpoint.tensors[name] = tensor(np.array(3.0 + i), "F16")
+    return q
+
+
+def vocabulary(folder, ids):
+    folder.mkdir(exist_ok=True)
+    checkpoints.write_safetensors(folder / "vocab_map.safetensors",
+                                  {"vocab_map": checkpoints.Tensor("I32", (len(ids),), np.array(ids, "<i4").tobytes())})
+    return folder
+
+
+def constants(out):
+    """{name: bytes} of every weight but lm_head, and the scales of the cache aside."""
+    e = int4.Export(out)
+    head = next(n.input[1] for n in e.graph.node if n.name == "/lm_head/MatMul")
+    return {t.name: e.constants[t.name].tobytes() for t in e.graph.initializer
+            if t.name != head and not t.name.endswith("k_v_scale_quant_orig")}
+
+
+INT4_MODES = [c for k in (1, 2, 3) for c in itertools.combinations(["--eagle-base", "--fp8-kv-cache", "--reduced-vocab"], k)]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen2_vl"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed"])
+def test_int4_composes(method, family, weighbridge, compare, tmp_path):
+    """Weights are those of the plain mode in each; all together run; but for the FP8 cache, which rounds, they compute what plain
+    weights do."""
+    q = int4_checkpoint(method, family)
+    q.checkpoint.write(tmp_path / "model")
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "alone")
+    alone = constants(tmp_path / "alone")
+    found = int4.Export(tmp_path / "alone")
+    for module, linear in q.linears.items():
+        assert not linear.expected().same(found.linear(module.replace("language_model.", ""))), module
+    given = {"--reduced-vocab": [vocabulary(tmp_path / "map", [9, 3, 200, 271, 4])]}
+    for modes in INT4_MODES:
+        out, options = tmp_path / "-".join(modes), [word for mode in modes for word in (mode, *given.get(mode, []))]
+        weighbridge.ok("export", tmp_path / "model", out, *options)
+        weighbridge.ok("verify", out, tmp_path / "model", *(options[options.index("--reduced-vocab"):] if "--reduced-vocab" in modes else []))
+        onnx.checker.check_model(str(out / "model.onnx"))
+        assert constants(out) == alone
+        if modes == ("--eagle-base", "--reduced-vocab") and family in ("llama", "qwen2_vl"):
+            int4.dequantized(q).write(tmp_path / "plain")
+            weighbridge.ok("export", tmp_path / "plain", tmp_path / "dequantized", *options)
+            compare(tmp_path / "dequantized", out, "--execute-only", "--atol", "0.01")
+    if family == "llama":
+        assert "--execute tree" in compare(out, out, "--execute-only")
+
+
+@pytest.mark.parametrize("method, order", [("gptq", False), ("gptq", True), ("awq", False), ("compressed", True)])
+def test_int4_drafts(method, order, weighbridge, compare, tmp_path):
+    draft = Draft(tmp_path, ff=128)
+    plain = int4.calm(checkpoints.Checkpoint(draft.config, draft.tensors))
+    q = int4.quantize(plain, method, 32, False, order)
+    assert len(q.linears) == 7
+    q.checkpoint.write(tmp_path / "packed")
+    int4.dequantized(q).write(tmp_path / "plain")
+    for name in "packed", "plain":
+        weighbridge.ok("export-draft", tmp_path / name, tmp_path / f"{name}-out")
+    weighbridge.ok("verify", tmp_path / "packed-out", tmp_path / "packed")
+    found = int4.Export(tmp_path / "packed-out")
+    for module, linear in q.linears.items():
+        assert not linear.expected().same(found.linear(module.replace("midlayer", "layers.0"))), module
+    assert len(found.plugins) == 7
+    compare(tmp_path / "plain-out", tmp_path / "packed-out", "--execute-only", "--atol", "0.01")
+    (tmp_path / "packed" / "model.safetensors").unlink()
+    torch_file.write(tmp_path / "packed" / "pytorch_model.bin", q.checkpoint.tensors)
+    weighbridge.ok("export-draft", tmp_path / "packed", tmp_path / "bin-out")
+    assert tree(tmp_path / "bin-out") == tree(tmp_path / "packed-out")
 
 
 def test_drop_in_options(weighbridge, tmp_path):
