@@ -32,6 +32,8 @@ static const struct shape shapes[] = {
     { "11008x4096 whole", 11008, 4096, false },
 };
 
+static const struct shape packed = { "11008x4096 4-bit", 0, 0, false };
+
 static void *big(size_t bytes)
 {
     void *p = mmap(NULL, bytes + (2 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -155,6 +157,29 @@ static int lay_out(const struct bench *b, const struct transform *t, const struc
     return 1;
 }
 
+/* A linear of 4096 inputs and 11008 outputs, 4 bits each, symmetric; 0: not of such weights. */
+static int lay_out_pack(const struct bench *b, const struct transform *t, struct run *r)
+{
+    enum { IN = 4096, OUT = 11008, GROUP = 128 };
+    static const struct pack4 pack = { .in = IN, .group = GROUP };
+    static int32_t g_idx[IN];
+    bool panel = t->cut == CUT_ROWS;
+
+    if (t->kind < TRANSFORM_PACK4_IN || t->kind > TRANSFORM_PACK4_OUT || b->bytes < IN * OUT / 2)
+        return 0;
+    for (uint32_t k = 0; k < IN; k++) /* groups of inputs that stand far apart */
+        g_idx[k] = (int32_t)(k * 2731 % IN / GROUP);
+    *r = (struct run){ .job = { .src = b->src, .dst = b->dst, .pack = &pack } };
+    r->job.rows = panel ? IN / 64 : 1;
+    r->job.cols = panel ? OUT / 4 : OUT / 8;
+    r->job.src_pitch = panel ? 32 * OUT : t->kind == TRANSFORM_PACK4_OUT ? 4 * IN : 4 * OUT;
+    r->job.dst_pitch = 2 * IN;
+    r->job.g_idx.at = t->kind == TRANSFORM_PACK4_IN_ACT ? g_idx : NULL;
+    r->src_step = r->dst_step = IN * OUT / 2;
+    r->repeat = (unsigned)(b->bytes / r->src_step);
+    return 1;
+}
+
 struct times { /* the least of all runs */
     double variant, memcpy, nt;
 };
@@ -188,7 +213,7 @@ static void measure(struct bench *b, const struct transform *t, const struct sha
 {
     struct run r;
 
-    if (!lay_out(b, t, s, &r))
+    if (!(s == &packed ? lay_out_pack(b, t, &r) : lay_out(b, t, s, &r)))
         return;
     r.f = t->ref;
     r.job.dst = b->reference;
@@ -239,5 +264,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < transforms_n && transforms[i].kind <= TRANSFORM_TRANSPOSE; i++)
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
             measure(&b, &transforms[i], &shapes[k]);
+    for (size_t i = 0; i < transforms_n; i++)
+        measure(&b, &transforms[i], &packed);
     return b.wrong ? 1 : 0;
 }

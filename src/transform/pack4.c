@@ -256,7 +256,7 @@ INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_ki
     }
 }
 
-INLINE void store(const struct unit *unit, uint8_t *first4, uint8_t *last4)
+INLINE void store_words(const struct unit *unit, uint8_t *first4, uint8_t *last4)
 {
     uint32_t out[8][UNIT]; /* word of the result, output */
 
@@ -274,61 +274,260 @@ INLINE void store(const struct unit *unit, uint8_t *first4, uint8_t *last4)
     }
 }
 
-INLINE void unit_do(struct job *j, enum transform_kind kind, const uint32_t *order, size_t r, size_t u, uint8_t *dst,
-                    size_t pitch, uint64_t *clamped)
+INLINE void load(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order, size_t r,
+                 size_t u)
 {
-    struct unit unit;
-
     switch (kind) {
     case TRANSFORM_PACK4_IN:
-        load_in(&unit, j, r, u);
+        load_in(unit, j, r, u);
         break;
     case TRANSFORM_PACK4_AWQ:
-        load_awq(&unit, j, r, u);
+        load_awq(unit, j, r, u);
         break;
     case TRANSFORM_PACK4_IN_ACT:
-        load_in_act(&unit, j, r, u, order);
+        load_in_act(unit, j, r, u, order);
         break;
     default:
-        load_out(&unit, j, r, u, order);
+        load_out(unit, j, r, u, order);
     }
-    if (j->zeros.at)
-        fold_zeros(&unit, j, kind, r, u, clamped);
-    store(&unit, dst, dst + pitch);
 }
+
+/* What the instruction sets do each in their own way; `dst` of both cells of a unit. */
+typedef void store_fn(const struct unit *unit, uint8_t *first4, uint8_t *last4);
+/* At most BATCH units side by side, u.. of row r; false: not in this case. */
+typedef bool batch_fn(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order, size_t r,
+                      size_t u, size_t n);
+
+enum { BATCH = 8 };
+
+/* Where the destination allows it and is large, whole lines bypass the cache. */
+struct machine {
+    store_fn *store, *stream;
+    batch_fn *batch; /* NULL: there is none */
+};
 
 /* Blocks of a few units by a few cells: both sides are touched in runs of some lines, and lines of the source serve
  * all units that share them. */
-INLINE void pack4(struct job *j, enum transform_kind kind)
+INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine *m)
 {
-    enum { CELLS = 16, UNITS = 8 };
+    enum { CELLS = 16 };
     bool panel = kind == TRANSFORM_PACK4_IN || kind == TRANSFORM_PACK4_AWQ;
     size_t cells = panel ? j->rows : j->pack->in / PACK4_IN, units = panel ? j->cols * PACK4_OUT / UNIT : j->cols;
     size_t pitch = panel ? j->dst_pitch : cells * PACK4_CELL;
+    bool stream = m->stream && ((uintptr_t)j->dst | pitch) % 32 == 0 && cells * units * 2 * PACK4_CELL >= STREAM_MIN;
     uint32_t *order = order_of(j);
     uint64_t clamped = 0;
 
     for (size_t r0 = 0; r0 < cells; r0 += CELLS)
-        for (size_t u0 = 0; u0 < units; u0 += UNITS)
-            for (size_t u = u0; u < units && u < u0 + UNITS; u++)
-                for (size_t r = r0; r < cells && r < r0 + CELLS; r++)
-                    unit_do(j, kind, order, r, u, (uint8_t *)j->dst + u * 2 * pitch + r * PACK4_CELL, pitch, &clamped);
+        for (size_t u0 = 0; u0 < units; u0 += BATCH)
+            for (size_t r = r0; r < cells && r < r0 + CELLS; r++) {
+                size_t n = units - u0 < BATCH ? units - u0 : BATCH;
+                struct unit unit[BATCH];
+                bool loaded = m->batch && m->batch(unit, j, kind, order, r, u0, n);
+
+                for (size_t i = 0; i < n; i++) {
+                    uint8_t *dst = (uint8_t *)j->dst + (u0 + i) * 2 * pitch + r * PACK4_CELL;
+
+                    if (!loaded)
+                        load(&unit[i], j, kind, order, r, u0 + i);
+                    if (j->zeros.at)
+                        fold_zeros(&unit[i], j, kind, r, u0 + i, &clamped);
+                    if (stream)
+                        m->stream(&unit[i], dst, dst + pitch);
+                    else
+                        m->store(&unit[i], dst, dst + pitch);
+                }
+            }
     free(order);
     j->counters = (struct counters){ .clamped = clamped };
 }
 
-#define PACK4(isa, ATTRIBUTE)                                                                                          \
-    ATTRIBUTE void pack4_in_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN); }                                     \
-    ATTRIBUTE void pack4_in_act_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN_ACT); }                             \
-    ATTRIBUTE void pack4_awq_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ); }                                   \
-    ATTRIBUTE void pack4_out_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT); }
-
 #if defined(__x86_64__)
+#include <immintrin.h>
+
+/* One 16-byte lane holds the words of one output and one half: even nibbles of each word, then odd ones. */
+AVX2 static inline __m256i split_nibbles(__m256i x)
+{
+    const __m256i low = _mm256_set1_epi8(15), shift = _mm256_set1_epi16(0x1001);
+    const __m256i order = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, 0, 1, 8, 9, 2, 3, 10,
+                                           11, 4, 5, 12, 13, 6, 7, 14, 15);
+    __m256i even = _mm256_maddubs_epi16(_mm256_and_si256(x, low), shift);
+    __m256i odd = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(x, 4), low), shift);
+
+    return _mm256_shuffle_epi8(_mm256_packus_epi16(even, odd), order);
+}
+
+struct lanes { /* v[i]: outputs i and i + 4 */
+    __m256i v[4];
+};
+
+/* Four words of eight outputs: bytes are turned so that those of an output come together. */
+AVX2 static inline struct lanes turn_half(const uint32_t w[4][UNIT])
+{
+    __m256i w0 = _mm256_loadu_si256((const __m256i *)w[0]), w1 = _mm256_loadu_si256((const __m256i *)w[1]);
+    __m256i w2 = _mm256_loadu_si256((const __m256i *)w[2]), w3 = _mm256_loadu_si256((const __m256i *)w[3]);
+    __m256i low = _mm256_unpacklo_epi8(w0, w1), low2 = _mm256_unpacklo_epi8(w2, w3);
+    __m256i high = _mm256_unpackhi_epi8(w0, w1), high2 = _mm256_unpackhi_epi8(w2, w3);
+
+    return (struct lanes){
+        { split_nibbles(_mm256_unpacklo_epi16(low, low2)), split_nibbles(_mm256_unpackhi_epi16(low, low2)),
+          split_nibbles(_mm256_unpacklo_epi16(high, high2)), split_nibbles(_mm256_unpackhi_epi16(high, high2)) }
+    };
+}
+
+AVX2 static void store_avx2(const struct unit *unit, uint8_t *first4, uint8_t *last4)
+{
+    struct lanes a = turn_half(unit->w), b = turn_half(unit->w + 4);
+
+    for (unsigned i = 0; i < 4; i++)
+        _mm256_storeu_si256((__m256i *)(first4 + i * 32), _mm256_permute2x128_si256(a.v[i], b.v[i], 0x20));
+    for (unsigned i = 0; i < 4; i++)
+        _mm256_storeu_si256((__m256i *)(last4 + i * 32), _mm256_permute2x128_si256(a.v[i], b.v[i], 0x31));
+}
+
+AVX2 static void stream_avx2(const struct unit *unit, uint8_t *first4, uint8_t *last4)
+{
+    struct lanes a = turn_half(unit->w), b = turn_half(unit->w + 4);
+
+    for (unsigned i = 0; i < 4; i++)
+        _mm256_stream_si256((__m256i *)(first4 + i * 32), _mm256_permute2x128_si256(a.v[i], b.v[i], 0x20));
+    for (unsigned i = 0; i < 4; i++)
+        _mm256_stream_si256((__m256i *)(last4 + i * 32), _mm256_permute2x128_si256(a.v[i], b.v[i], 0x31));
+}
+
+/* 8 x 8 words. */
+AVX2 static inline void turn_words(__m256i v[8])
+{
+    __m256i t[8];
+
+    for (unsigned i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (unsigned i = 0; i < 8; i += 4) {
+        v[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2x128_si256(v[i], v[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2x128_si256(v[i], v[i + 4], 0x31);
+    }
+    memcpy(v, t, sizeof t);
+}
+
+/* Exchanges nibbles between rows a and b that are `step` apart: one round of turning 8 x 8 nibbles. */
+AVX2 static inline void swap_nibbles(__m256i *a, __m256i *b, int bits, uint32_t mask)
+{
+    __m256i swap = _mm256_and_si256(_mm256_xor_si256(_mm256_srli_epi32(*a, bits), *b), _mm256_set1_epi32((int)mask));
+
+    *a = _mm256_xor_si256(*a, _mm256_slli_epi32(swap, bits));
+    *b = _mm256_xor_si256(*b, swap);
+}
+
+/* Eight units of an AWQ row of cells: words of eight inputs of eight units are turned into nibbles, then into words. */
+AVX2 static bool batch_awq_avx2(struct unit *unit, const struct job *j, size_t r, size_t u)
+{
+    const uint8_t *src = (const uint8_t *)j->src + r * j->src_pitch + u * sizeof(uint32_t);
+
+    for (unsigned i = 0; i < 8; i++) { /* word of the unit: inputs 8 i .. */
+        __m256i x[8], y[8];
+
+        for (unsigned k = 0; k < 8; k++)
+            x[k] = _mm256_loadu_si256((const __m256i *)(src + (i * 8 + k) * (j->src_pitch / 64)));
+        for (unsigned k = 0; k < 4; k++)
+            swap_nibbles(&x[k], &x[k + 4], 16, 0x0000ffff);
+        for (unsigned k = 0; k < 8; k += k % 4 == 1 ? 3 : 1)
+            swap_nibbles(&x[k], &x[k + 2], 8, 0x00ff00ff);
+        for (unsigned k = 0; k < 8; k += 2)
+            swap_nibbles(&x[k], &x[k + 1], 4, 0x0f0f0f0f);
+        for (unsigned n = 0; n < UNIT; n++)
+            y[n] = x[awq_place(n)];
+        turn_words(y);
+        for (unsigned k = 0; k < BATCH; k++)
+            _mm256_storeu_si256((__m256i *)unit[k].w[i], y[k]);
+    }
+    return true;
+}
+
+AVX2 static inline void load_rows_avx2(struct unit *unit, const struct job *j, size_t r, size_t u)
+{
+    const uint8_t *src = (const uint8_t *)j->src + u * j->src_pitch + r * 32;
+    __m256i v[8];
+
+    for (unsigned n = 0; n < UNIT; n++)
+        v[n] = _mm256_loadu_si256((const __m256i *)(src + n * (j->src_pitch / 8)));
+    turn_words(v);
+    memcpy(unit->w, v, sizeof v);
+}
+
+/* Inputs in group order: a nibble of each of 64 rows, for eight units at once. */
+AVX2 static bool batch_in_act_avx2(struct unit *unit, const struct job *j, const uint32_t *order, size_t r, size_t u)
+{
+    const __m256i low = _mm256_set1_epi32(15);
+
+    for (unsigned i = 0; i < 8; i++) {
+        __m256i w[BATCH];
+
+        for (unsigned c = 0; c < BATCH; c++)
+            w[c] = _mm256_setzero_si256();
+        for (unsigned b = 8; b-- > 0;) {
+            uint32_t k = order[r * PACK4_IN + i * 8 + b];
+            const uint8_t *src = (const uint8_t *)j->src + k / 8 * j->src_pitch + u * 32;
+            __m128i shift = _mm_cvtsi32_si128((int)(k % 8 * 4));
+
+            for (unsigned c = 0; c < BATCH; c++) {
+                __m256i x = _mm256_srl_epi32(_mm256_loadu_si256((const __m256i *)(src + c * 32)), shift);
+
+                w[c] = _mm256_or_si256(_mm256_slli_epi32(w[c], 4), _mm256_and_si256(x, low));
+            }
+        }
+        for (unsigned c = 0; c < BATCH; c++)
+            _mm256_storeu_si256((__m256i *)unit[c].w[i], w[c]);
+    }
+    return true;
+}
+
+AVX2 static bool batch_avx2(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order,
+                            size_t r, size_t u, size_t n)
+{
+    if (kind == TRANSFORM_PACK4_IN_ACT && n == BATCH)
+        return batch_in_act_avx2(unit, j, order, r, u);
+    if (kind == TRANSFORM_PACK4_AWQ && n == BATCH)
+        return batch_awq_avx2(unit, j, r, u);
+    if (kind != TRANSFORM_PACK4_OUT || j->g_idx.at)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        load_rows_avx2(&unit[i], j, r, u + i);
+    return true;
+}
+
+static const struct machine machine_avx2 = { store_avx2, stream_avx2, batch_avx2 };
+
+#define PACK4(isa, ATTRIBUTE)                                                                                          \
+    ATTRIBUTE void pack4_in_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN, &machine_avx2), _mm_sfence(); }        \
+    ATTRIBUTE void pack4_in_act_##isa(struct job *j)                                                                   \
+    {                                                                                                                  \
+        pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_avx2), _mm_sfence();                                                 \
+    }                                                                                                                  \
+    ATTRIBUTE void pack4_awq_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ, &machine_avx2), _mm_sfence(); }      \
+    ATTRIBUTE void pack4_out_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_avx2), _mm_sfence(); }
+
+/* Wider vectors would not help: the lanes of 16 bytes are what the layout is made of. */
 PACK4(avx2, AVX2)
 PACK4(avx512, AVX512)
+
 #elif defined(__AARCH64EL__)
-#define NO_ATTRIBUTE
-PACK4(neon, NO_ATTRIBUTE)
+
+static void store_plain(const struct unit *unit, uint8_t *first4, uint8_t *last4) { store_words(unit, first4, last4); }
+
+static const struct machine machine_neon = { store_plain, NULL, NULL };
+
+void pack4_in_neon(struct job *j) { pack4(j, TRANSFORM_PACK4_IN, &machine_neon); }
+void pack4_in_act_neon(struct job *j) { pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_neon); }
+void pack4_awq_neon(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ, &machine_neon); }
+void pack4_out_neon(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_neon); }
 #endif
 
 /* ---- what is added back where zero points cannot be folded ---- */
