@@ -12,5 +12,16 @@ static inline double clock_seconds(clockid_t id)
 }
 static inline double clock_wall(void) { return clock_seconds(CLOCK_MONOTONIC); }
 static inline double clock_thread_cpu(void) { return clock_seconds(CLOCK_THREAD_CPUTIME_ID); }
+/* When `ns` (below a second) from now will be: what a wait on a condition of CLOCK_MONOTONIC ends with. */
+static inline struct timespec clock_in(long ns)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_nsec += ns;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    return t;
+}
 
 #endif

@@ -1,5 +1,6 @@
 /* zip.c - a zip file's directory, from its end to its entries. */
 #include "checkpoint/zip.h"
+#include "base/le.h"
 #include "base/str.h"
 #include "io/file.h"
 #include <stdbool.h>
@@ -31,17 +32,9 @@ struct reader {
 
 static unsigned long long llu(uint64_t v) { return v; }
 
-static uint64_t le(const unsigned char *p, unsigned n)
-{
-    uint64_t v = 0;
-
-    while (n--)
-        v = v << 8 | p[n];
-    return v;
-}
-static uint16_t le16(const unsigned char *p) { return (uint16_t)le(p, 2); }
-static uint32_t le32(const unsigned char *p) { return (uint32_t)le(p, 4); }
-static uint64_t le64(const unsigned char *p) { return le(p, 8); }
+static uint16_t le16(const unsigned char *p) { return (uint16_t)le_get(p, 2); }
+static uint32_t le32(const unsigned char *p) { return (uint32_t)le_get(p, 4); }
+static uint64_t le64(const unsigned char *p) { return le_get(p, 8); }
 static bool is(const unsigned char *p, const char *signature) { return !memcmp(p, signature, 4); }
 
 static int truncated(const struct reader *r)
@@ -158,7 +151,7 @@ static int wide(const unsigned char **p, const unsigned char *end, uint64_t all,
         return 0;
     if (end - *p < (ptrdiff_t)bytes)
         return -1;
-    *v = le(*p, bytes);
+    *v = le_get(*p, bytes);
     *p += bytes;
     return 0;
 }

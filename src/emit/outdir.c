@@ -12,9 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MARK ".weighbridge-partial"
-
-static char *without_slashes(struct arena *a, const char *path)
+char *outdir_path(struct arena *a, const char *path)
 {
     char *p = arena_strdup(a, path);
     size_t n = strlen(p);
@@ -38,21 +36,13 @@ static const char *parent_of(struct arena *a, const char *path)
     return p;
 }
 
-const char *outdir_parent(const char *out, struct arena *a) { return parent_of(a, without_slashes(a, out)); }
+const char *outdir_parent(const char *out, struct arena *a) { return parent_of(a, outdir_path(a, out)); }
 
 static const char *last_part(const char *path)
 {
     const char *slash = strrchr(path, '/');
 
     return slash ? slash + 1 : path;
-}
-
-/* `inner` is `outer` or lies below it; both are real paths. */
-static bool within(const char *inner, const char *outer)
-{
-    size_t n = strlen(outer);
-
-    return !strncmp(inner, outer, n) && (!inner[n] || inner[n] == '/' || outer[n - 1] == '/');
 }
 
 static int check_place(const char *out, const char *model, struct arena *a, struct err *e)
@@ -71,10 +61,11 @@ static int check_place(const char *out, const char *model, struct arena *a, stru
     for (size_t i = 0; i < sizeof suffix / sizeof *suffix; i++) {
         const char *real = arena_printf(a, "%s/%s%s", strcmp(real_parent, "/") ? real_parent : "", name, suffix[i]);
 
-        if (within(real, real_model) || within(real_model, real))
-            return err_set(e, ERR_REFUSED,
-                           "%s%s: is, contains or lies inside the checkpoint %s: give an output directory beside it",
-                           out, suffix[i], model);
+        if (file_within(real, real_model) || file_within(real_model, real))
+            return err_set(
+                e, ERR_REFUSED,
+                "%s%s: is, contains or lies inside %s, which is read from: give an output directory beside it", out,
+                suffix[i], model);
     }
     return 0;
 }
@@ -96,7 +87,7 @@ static bool is_empty(const char *path)
 
 int outdir_check(const char *given, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e)
 {
-    const char *out = without_slashes(a, given);
+    const char *out = outdir_path(a, given);
     struct stat st;
 
     *exists = false;
@@ -154,7 +145,7 @@ static int remove_below(int dir_fd, const char *keep)
 /* A marked directory goes, its mark last: whoever is interrupted leaves something that the next run may remove. */
 static void remove_marked(int fd, const char *path)
 {
-    if (!remove_below(fd, MARK) && !unlinkat(fd, MARK, 0))
+    if (!remove_below(fd, OUTDIR_MARK) && !unlinkat(fd, OUTDIR_MARK, 0))
         rmdir(path);
 }
 
@@ -162,7 +153,7 @@ static bool is_marked(int fd)
 {
     struct stat st;
 
-    return !fstatat(fd, MARK, &st, AT_SYMLINK_NOFOLLOW);
+    return !fstatat(fd, OUTDIR_MARK, &st, AT_SYMLINK_NOFOLLOW);
 }
 
 /* Whether the name still means the directory that we hold open. */
@@ -194,7 +185,7 @@ static int lock(struct outdir *o, bool created, struct err *e)
         return err_set(e, ERR_REFUSED,
                        "%s: exists and was not left by an earlier run: remove it or give another directory",
                        o->partial);
-    if (remove_below(o->fd, MARK))
+    if (remove_below(o->fd, OUTDIR_MARK))
         return err_errno(e, errno, "%s: what an earlier run left there cannot be removed", o->partial);
     return 0;
 }
@@ -203,7 +194,7 @@ int outdir_create(struct outdir *o, const char *given, bool replaces, struct are
 {
     bool created;
 
-    *o = (struct outdir){ .path = without_slashes(a, given), .fd = -1, .replaces = replaces };
+    *o = (struct outdir){ .path = outdir_path(a, given), .fd = -1, .replaces = replaces };
     o->partial = arena_printf(a, "%s.partial", o->path);
     o->aside = arena_printf(a, "%s.old", o->path);
     o->was_empty = replaces && is_empty(o->path);
@@ -216,7 +207,7 @@ int outdir_create(struct outdir *o, const char *given, bool replaces, struct are
         o->fd = -1;
         return -1;
     }
-    if (!is_marked(o->fd) && file_create_whole(o->fd, MARK, o->partial, "", 0, e)) {
+    if (!is_marked(o->fd) && file_create_whole(o->fd, OUTDIR_MARK, o->partial, "", 0, e)) {
         outdir_discard(o);
         return -1;
     }
@@ -271,11 +262,8 @@ static int flush_parent(const struct outdir *o, struct err *e)
 {
     struct arena a = { 0 };
     const char *parent = parent_of(&a, o->path);
-    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int ret = fd < 0 || fsync(fd) ? err_errno(e, errno, "%s: cannot be flushed to disk", parent) : 0;
+    int ret = file_flush_directory(parent, e);
 
-    if (fd >= 0)
-        close(fd);
     arena_release(&a);
     return ret;
 }
@@ -288,7 +276,7 @@ static void remove_older(const struct outdir *o)
 
     if (fd < 0)
         return;
-    file_create_whole(fd, MARK, o->partial, "", 0, &ignored);
+    file_create_whole(fd, OUTDIR_MARK, o->partial, "", 0, &ignored);
     remove_marked(fd, o->partial);
     close(fd);
 }
@@ -299,7 +287,7 @@ int outdir_publish(struct outdir *o, struct err *e)
         return err_errno(e, errno, "%s: cannot be flushed to disk", o->partial);
     if (swap_in(o, e))
         return -1;
-    unlinkat(o->fd, MARK, 0); /* only now: until it is published, the next run may remove it */
+    unlinkat(o->fd, OUTDIR_MARK, 0); /* only now: until it is published, the next run may remove it */
     fsync(o->fd);
     close(o->fd);
     o->fd = -1;

@@ -10,6 +10,8 @@
 #include "base/arena.h"
 #include "base/err.h"
 
+#define OUTDIR_MARK ".weighbridge-partial" /* a file in OUT.partial that says whose it is */
+
 struct outdir {
     const char *path;    /* OUT without trailing slashes */
     const char *partial; /* OUT.partial */
@@ -19,12 +21,14 @@ struct outdir {
     bool was_empty;      /* and nothing was in it */
 };
 
-/* Touches nothing. Refuses: OUT, or what it is called until it is published, equal to, inside or around MODEL; a
- * symlink; a parent that is not there; an existing OUT that is no directory, or is not empty and either `overwrite` is
+/* Touches nothing. Refuses: OUT, or what it is called until it is published, equal to, inside or around `model`, a
+ * directory or file that is read; a symlink; a parent that is not there; an existing OUT that is no directory, or is not empty and either `overwrite` is
  * off or it is not an export (model.onnx beside a config.json with "edgellm_version", or with weighbridge.* metadata).
  * `*exists`: there is an OUT to replace. */
 int outdir_check(const char *out, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e);
 
+/* OUT without slashes behind it. */
+char *outdir_path(struct arena *a, const char *out);
 /* The directory that OUT stands in: its file system takes the bytes. */
 const char *outdir_parent(const char *out, struct arena *a);
 

@@ -39,11 +39,26 @@ static int zero_points(const char *name, enum zero_points *z, struct err *e)
     return err_set(e, ERR_USAGE, "--zero-points %s is unknown: expected exact, clamp or refuse", name);
 }
 
+int job_budget(const struct wb_options *o, struct plan_budget *b, struct err *e)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+    b->memory = o->memory ? o->memory : PLAN_MEMORY_DEFAULT;
+    if (b->memory < PLAN_MEMORY_MIN)
+        return err_set(e, ERR_USAGE, "--memory %llu is too little: expected at least %llu (16M)",
+                       (unsigned long long)b->memory, PLAN_MEMORY_MIN);
+    b->threads = o->threads ? o->threads : processors < 1 ? 1 : (unsigned)processors;
+    if (!o->threads && b->threads > THREADS_DEFAULT_MOST)
+        b->threads = THREADS_DEFAULT_MOST;
+    if (b->threads > THREADS_MOST)
+        return err_set(e, ERR_USAGE, "--threads %u is too many: expected 1 to %d", b->threads, THREADS_MOST);
+    return 0;
+}
+
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e)
 {
     const char *target = o->target ? o->target : dialects[0]->target;
     enum zero_points ignored;
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (!o->model || !*o->model)
         return err_set(e, ERR_USAGE, "no checkpoint directory was given");
@@ -64,16 +79,7 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
         return err_set(e, ERR_USAGE, "--chat-template and --no-chat-template exclude each other: give one of them");
     if (o->draft && o->reduced_vocab)
         return err_set(e, ERR_USAGE, "a draft has a vocabulary of its own: reduce the vocabulary of its base model");
-    b->memory = o->memory ? o->memory : PLAN_MEMORY_DEFAULT;
-    if (b->memory < PLAN_MEMORY_MIN)
-        return err_set(e, ERR_USAGE, "--memory %llu is too little: expected at least %llu (16M)",
-                       (unsigned long long)b->memory, PLAN_MEMORY_MIN);
-    b->threads = o->threads ? o->threads : processors < 1 ? 1 : (unsigned)processors;
-    if (!o->threads && b->threads > THREADS_DEFAULT_MOST)
-        b->threads = THREADS_DEFAULT_MOST;
-    if (b->threads > THREADS_MOST)
-        return err_set(e, ERR_USAGE, "--threads %u is too many: expected 1 to %d", b->threads, THREADS_MOST);
-    return 0;
+    return job_budget(o, b, e);
 }
 
 /* The states that an export names in its metadata, which anybody may have written. */

@@ -61,5 +61,7 @@ const char *job_template_file(uint64_t xxh3, struct arena *a);
 
 /* Options that no stage would notice: target, device, memory, threads, chat-template contradictions. */
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e);
+/* Memory and threads alone. */
+int job_budget(const struct wb_options *o, struct plan_budget *b, struct err *e);
 
 #endif

@@ -2,6 +2,7 @@
 #include <weighbridge.h>
 #include "emit/lora_insert.h"
 #include "emit/onnx_read.h"
+#include "emit/outdir.h"
 #include "front/document.h"
 #include "front/front.h"
 #include <stdlib.h>
@@ -47,16 +48,6 @@ static json_t *inserted(const char *dir, const struct lora_places *places, size_
     return o;
 }
 
-/* "out/" would open through a link. */
-static const char *without_slashes(const char *dir, struct arena *a)
-{
-    size_t n = strlen(dir);
-
-    while (n > 1 && dir[n - 1] == '/')
-        n--;
-    return arena_memdup(a, dir, n);
-}
-
 int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *error)
 {
     struct lora_places places;
@@ -70,7 +61,7 @@ int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *e
         err_set(&e, ERR_USAGE, "no directory of an export was given");
         goto out;
     }
-    dir = without_slashes(o->out, &a);
+    dir = outdir_path(&a, o->out); /* "out/" would open through a link */
     path = arena_printf(&a, "%s/model.onnx", dir);
     if (!(m = onnx_load(path, &e)))
         goto out;

@@ -55,6 +55,13 @@ bool file_same_directory(const char *a, const char *b)
     return !stat(a, &x) && !stat(b, &y) && S_ISDIR(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+bool file_within(const char *inner, const char *outer)
+{
+    size_t n = strlen(outer);
+
+    return !strncmp(inner, outer, n) && (!inner[n] || inner[n] == '/' || outer[n - 1] == '/');
+}
+
 int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e)
 {
     size_t done = 0;
@@ -213,6 +220,26 @@ int file_replace_whole(const char *dir, const char *name, const void *bytes, siz
         unlinkat(fd, staged, 0);
     close(fd);
     return ret;
+}
+
+int file_flush_directory(const char *dir, struct err *e)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int ret = fd < 0 || fsync(fd) ? err_errno(e, errno, "%s: cannot be flushed to disk", dir) : 0;
+
+    if (fd >= 0)
+        close(fd);
+    return ret;
+}
+
+void file_write_out(int fd, uint64_t off, uint64_t bytes)
+{
+    sync_file_range(fd, (off_t)off, (off_t)bytes, SYNC_FILE_RANGE_WRITE);
+}
+
+void file_forget(int fd, uint64_t off, uint64_t bytes)
+{
+    posix_fadvise(fd, (off_t)off, (off_t)bytes, POSIX_FADV_DONTNEED);
 }
 
 int file_space(const char *path, uint64_t *bytes, struct err *e)

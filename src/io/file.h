@@ -27,6 +27,7 @@ bool file_same(const struct file_id *a, const struct file_id *b);
 int file_read(const char *path, size_t most, char **text, size_t *n, struct err *e);
 bool file_exists(const char *path);                     /* follows links; any kind of file */
 bool file_same_directory(const char *a, const char *b); /* both are there and are one */
+bool file_within(const char *inner, const char *outer); /* is it or lies below it; both are real paths */
 
 /* Creates `name` in directory `dir_fd` (it must not exist, links are not followed), writes, flushes to disk.
  * `shown` is the path for messages. */
@@ -41,6 +42,9 @@ int file_replace_whole(const char *dir, const char *name, const void *bytes, siz
 int file_create(int dir_fd, const char *name, const char *shown, struct err *e);
 int file_finish(int fd, const char *shown, int ret, struct err *e);
 
+/* Makes names in a directory last. */
+int file_flush_directory(const char *dir, struct err *e);
+
 /* Free bytes that we may use on the file system that holds `path`. */
 int file_space(const char *path, uint64_t *bytes, struct err *e);
 
@@ -48,6 +52,11 @@ int file_space(const char *path, uint64_t *bytes, struct err *e);
  */
 int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e);
 int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t off, struct err *e);
+
+/* Behind a write: the disk may begin with it, so that the last flush has little left to do. */
+void file_write_out(int fd, uint64_t off, uint64_t bytes);
+/* Behind a read: these pages will not be wanted again. */
+void file_forget(int fd, uint64_t off, uint64_t bytes);
 
 /* Share (0..1) of a file's pages in the page cache; -1 when the kernel cannot tell. */
 double file_cached(int fd, uint64_t bytes);

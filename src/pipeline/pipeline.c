@@ -73,13 +73,9 @@ static int report(struct run *r, const struct run_options *o, double begin)
 /* False: the time is over and threads are running. */
 static bool all_left(struct run *r)
 {
-    struct timespec until;
+    struct timespec until = clock_in(PROGRESS_NS);
     bool left;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += PROGRESS_NS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&r->lock);
     while (r->running && pthread_cond_timedwait(&r->left, &r->lock, &until) != ETIMEDOUT)
         ;
