@@ -65,8 +65,9 @@ struct wb_options {     /* zero: the default */
     const char *method;   /* "input-aware" (default), "frequency" */
     unsigned max_samples; /* records of the corpus to read at most; default: all */
     const char *d2t;      /* file of an EAGLE3 draft's d2t, whose tokens are kept too */
+    const char *archive;  /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it */
     bool strict;          /* warnings that may mean a wrong model are errors */
-    bool overwrite;       /* replace an existing export, once the new one is complete */
+    bool overwrite;       /* replace an existing export or archive, once the new one is complete */
     uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB */
     unsigned threads;     /* workers; default: processors, at most 8 */
     const char *io;       /* "auto" (default), "uring", "pread", "fault" */
@@ -85,7 +86,7 @@ WB_API int wb_export(const struct wb_options *o, char **report, struct wb_error 
 /* Says what wb_export would do, from metadata alone; `plan` lists what would be refused, and then the call still
  * returns 0 with "refused" in it, so that all of it can be shown. */
 WB_API int wb_plan(const struct wb_options *o, char **plan, struct wb_error *e);
-/* Describes a checkpoint, an EAGLE3 draft, a LoRA adapter or an export. */
+/* Describes a checkpoint, an EAGLE3 draft, a LoRA adapter, an export or an archive. */
 WB_API int wb_inspect(const char *path, char **description, struct wb_error *e);
 /* Recomputes every tensor and side file of `o->out` from `o->model` by the plain scalar path and compares; -1 with the
  * list of what differs. `o->chat_template` is needed again where the export was made with one. */
@@ -100,6 +101,13 @@ WB_API int wb_lora_process(const struct wb_options *o, char **report, struct wb_
 /* Makes the directory `o->out` that `reduced_vocab` takes: the `o->vocab_size` tokens of `o->model` that `o->corpus`
  * needs most. Needs Python with the package tokenizers. */
 WB_API int wb_reduce_vocab(const struct wb_options *o, char **report, struct wb_error *e);
+
+/* Packs the directory `o->out` into the file `o->archive`, which appears whole or not at all; `o->overwrite` replaces
+ * an older archive. At least 32 MiB of memory. */
+WB_API int wb_pack(const struct wb_options *o, char **report, struct wb_error *e);
+/* Unpacks `o->archive` into the directory `o->out`, which appears whole or not at all; without `o->out` nothing is
+ * written: every byte is read and compared with its checksum, and all damaged chunks are named. */
+WB_API int wb_unpack(const struct wb_options *o, char **report, struct wb_error *e);
 
 WB_API void wb_free(char *p);
 

@@ -9,13 +9,14 @@ packages=(
     gcc libc6-dev cmake ninja-build pkg-config                                           # to build
     libjansson-dev liburing-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev      # libraries
     libopenblas-serial-dev                                                               # multiplies LoRA factors
+    libzstd-dev                                                                          # compresses archives
     python3 python3-jinja2                                                               # renders chat templates
     python3-venv ca-certificates  # the demo, the tests, and the tokenizers package, which Debian does not have (reduce-vocab)
 )
 case "${1-}" in
 '') ;;
 --tests)
-    packages+=(libcmocka-dev clang libclang-rt-dev clang-format valgrind
+    packages+=(libcmocka-dev zstd clang libclang-rt-dev clang-format valgrind
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user) # NEON code runs under qemu
     ;;
 *)

@@ -13,7 +13,8 @@
 enum { STATUS_DONE, STATUS_FAILED, STATUS_USAGE };
 
 extern const struct command command_export, command_export_draft, command_plan, command_inspect, command_verify,
-    command_lora_insert, command_lora_process, command_reduce_vocab, command_help, command_version;
+    command_lora_insert, command_lora_process, command_reduce_vocab, command_pack, command_unpack, command_help,
+    command_version;
 extern const struct command program_export_llm, program_export_draft, program_insert_lora, program_process_lora,
     program_reduce_vocab;
 
@@ -21,8 +22,8 @@ extern const struct command *const commands[]; /* end with NULL */
 extern const struct command *const programs[];
 
 /* Groups of options that several commands share (groups.c). */
-extern const struct option_group options_content, options_int4, options_run, options_report, options_messages,
-    options_json, options_help;
+extern const struct option_group options_content, options_int4, options_run, options_pack_run, options_report,
+    options_messages, options_json, options_help;
 
 /* By name, among commands[] and programs[]; NULL: there is none. */
 const struct command *command_named(const char *name);

@@ -10,8 +10,15 @@ static int run(struct args *a)
     return status ? status : export_run(a);
 }
 
-static const struct option_group *const groups[] = { &options_content,  &options_int4, &options_run, &options_report,
-                                                     &options_messages, &options_help, NULL };
+static const struct option_row pack_rows[] = {
+    { "pack", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.archive), .value = "FILE.wbz", .initial = "none",
+      .help = "also pack OUT into this archive (see pack) once its files are written, before either is published" },
+    { 0 },
+};
+static const struct option_group options_pack = { "Shipping", pack_rows };
+
+static const struct option_group *const groups[] = { &options_content, &options_int4,     &options_pack, &options_run,
+                                                     &options_report,  &options_messages, &options_help, NULL };
 
 const struct command command_export = {
     .name = "export",

@@ -1,3 +1,4 @@
+#include "cli/archive.h"
 #include "cli/cli.h"
 #include "cli/run.h"
 #include "cli/say.h"
@@ -5,6 +6,7 @@
 #include "cli/view.h"
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void show_value(const char *name, const json_t *v);
 
@@ -206,6 +208,8 @@ static int show(const char *text, const struct args *a)
         status = STATUS_FAILED;
     if (a->json)
         fputs(text, stdout);
+    else if (!strcmp(view_text(description, "kind", ""), "archive"))
+        archive_show(description);
     else
         show_text(description);
     json_decref(description);
@@ -229,11 +233,11 @@ const struct command command_inspect = {
     .operands = "PATH",
     .least = 1,
     .most = 1,
-    .summary = "describe a checkpoint, a draft, an adapter or an export",
-    .text = "Says what PATH is (a checkpoint, an EAGLE3 draft, a LoRA adapter, an export), and lists its files, dtypes "
-            "and\n"
-            "tensors (shape, bytes, place), from metadata alone, and every problem found; where there is one the exit\n"
-            "status is 1.",
+    .summary = "describe a checkpoint, a draft, an adapter, an export or an archive",
+    .text =
+        "Says what PATH is (a checkpoint, an EAGLE3 draft, a LoRA adapter, an export, an archive), and lists its\n"
+        "files, dtypes and tensors (shape, bytes, place), from metadata alone, and every problem found; where there\n"
+        "is one the exit status is 1.",
     .example = "weighbridge inspect Llama-3.2-1B-Instruct --json",
     .group = groups,
     .run = run,

@@ -10,6 +10,8 @@ const struct command *const commands[] = {
     &command_lora_insert,
     &command_lora_process,
     &command_reduce_vocab,
+    &command_pack,
+    &command_unpack,
     &command_help,
     &command_version,
     NULL,

@@ -49,6 +49,16 @@ static void show_stages(const json_t *report)
              json_is_true(json_object_get(io, "direct_write")) ? "past" : "through");
 }
 
+static void show_archive(const json_t *archive)
+{
+    char packed[24], bytes[24];
+
+    if (archive)
+        say(stdout, "%s: %s packed into %s in %.2f s\n", view_text(archive, "path", "?"),
+            say_bytes(bytes, view_count(archive, "bytes")), say_bytes(packed, view_count(archive, "archive_bytes")),
+            view_real(archive, "wall"));
+}
+
 static void show_summary(const json_t *report, const struct args *a, unsigned warnings)
 {
     const json_t *totals = json_object_get(report, "totals"), *files = json_object_get(report, "files"), *v;
@@ -61,6 +71,7 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
     say(stdout, "%s: %s, %s in %.2f s (%.2f GB/s), peak memory %s\n", a->wb.out,
         say_count(files_text, json_array_size(files), "file"), say_bytes(bytes, written), view_real(totals, "wall"),
         view_real(totals, "gb_per_s"), say_memory(peak, view_count(totals, "peak_rss")));
+    show_archive(json_object_get(report, "archive"));
     say(stdout, "%s hashed, %s\n", say_count(hashes_text, hashes, "tensor"),
         say_count(warnings_text, warnings, "warning"));
 }

@@ -57,6 +57,16 @@ static const struct option_row run_rows[] = {
 };
 const struct option_group options_run = { "How it runs", run_rows };
 
+static const struct option_row pack_run_rows[] = {
+    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 32u << 20,
+      .most = UINT64_MAX,
+      .help = "all buffers together: some 18M for each thread, so it may mean fewer of them; at least 32M" },
+    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
+      .least = 1, .most = 1024, .help = "threads that read, work and write; the bytes are the same for any number" },
+    { 0 },
+};
+const struct option_group options_pack_run = { "How it runs", pack_run_rows };
+
 static const struct option_row report_rows[] = {
     { "report", .kind = OPTION_TEXT, AT(report), .value = "FILE", .initial = "none",
       .help = "also write the result as JSON (docs/json.md), whole or not at all; '-' is the standard output, in place "

@@ -22,8 +22,9 @@ struct outdir {
 };
 
 /* Touches nothing. Refuses: OUT, or what it is called until it is published, equal to, inside or around `model`, a
- * directory or file that is read; a symlink; a parent that is not there; an existing OUT that is no directory, or is not empty and either `overwrite` is
- * off or it is not an export (model.onnx beside a config.json with "edgellm_version", or with weighbridge.* metadata).
+ * directory or file that is read; a symlink; a parent that is not there; an existing OUT that is no directory, or is
+ * not empty and either `overwrite` is off or it is not an export (model.onnx beside a config.json with
+ * "edgellm_version", or with weighbridge.* metadata).
  * `*exists`: there is an OUT to replace. */
 int outdir_check(const char *out, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e);
 

@@ -4,6 +4,7 @@
 #include "emit/outdir.h"
 #include "front/document.h"
 #include "front/front.h"
+#include "front/pack.h"
 #include "front/report.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +82,42 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct export_re
     return o->strict ? notes_strict(&j->notes, e) : 0;
 }
 
+/* What forbids the archive, before anything is written; and its FILE.partial. */
+static int begin_archive(struct export_job *j, struct packing *p, struct err *e)
+{
+    bool exists;
+
+    if (!j->options->archive)
+        return 0;
+    if (packing_check(j->options, &j->budget, &exists, &j->arena, e))
+        return -1;
+    return outfile_create(&p->file, j->options->archive, exists, &j->arena, e);
+}
+
+/* The files of OUT.partial, complete and not yet published. The archive takes its place first: of the two renames it is
+ * the one that may be without the other. */
+static int write_archive(struct export_job *j, struct packing *p, const struct outdir *out, struct export_result *r,
+                         struct err *e)
+{
+    json_t *doc;
+
+    if (!j->options->archive)
+        return 0;
+    if (packing_write(p, out->partial, j->options, &j->budget, &j->arena, e) || outfile_publish(&p->file, &j->arena, e))
+        return -1;
+    doc = packing_document(&p->result, j->options->archive);
+    json_object_set_new(doc, "wall", json_real(p->wall));
+    r->archive = doc;
+    return 0;
+}
+
+static int publish(const struct wb_options *o, struct outdir *out, struct err *e)
+{
+    if (!outdir_publish(out, e))
+        return 0;
+    return o->archive ? err_at(e, "%s is complete, the directory is not", o->archive) : -1;
+}
+
 static double cpu_seconds(const struct rusage *u)
 {
     return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
@@ -106,6 +143,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
 {
     struct export_job j = { 0 };
     struct export_result r = { .wall = clock_wall() };
+    struct packing packing = { .file = { .fd = -1 } };
     struct outdir out = { .fd = -1 };
     struct rusage before, after;
     struct err e = { 0 };
@@ -118,16 +156,21 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     if (job_prepare(&j, o, &(struct job_hints){ 0 }, &e))
         goto out;
     front_warn(o, &j.notes, 0);
-    if (job_may_write(&j, &e) || outdir_create(&out, o->out, j.out_exists, &j.arena, &e) ||
-        move_bytes(&j, &out, &r, &e) || outdir_publish(&out, &e))
+    if (job_may_write(&j, &e) || begin_archive(&j, &packing, &e) ||
+        outdir_create(&out, o->out, j.out_exists, &j.arena, &e) || move_bytes(&j, &out, &r, &e) ||
+        write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e))
         goto out;
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;
     r.cpu = cpu_seconds(&after) - cpu_seconds(&before);
     r.peak_rss = peak_rss(&after);
-    if (report)
+    if (report) {
         *report = document_text(report_export(&j, &r));
+        r.archive = NULL;
+    }
 out:
+    json_decref(r.archive);
+    outfile_discard(&packing.file);
     outdir_discard(&out);
     job_release(&j);
     return front_result(&e, error);

@@ -1,5 +1,5 @@
-/* inspect.c - wb_inspect: what a directory holds: a checkpoint, a draft, an adapter (inspect_adapter.c) or an export.
- */
+/* inspect.c - wb_inspect: what a directory holds: a checkpoint, a draft, an adapter (inspect_adapter.c) or an export;
+ * and what an archive does (pack.c). */
 #include <weighbridge.h>
 #include "checkpoint/adapter.h"
 #include "emit/onnx_read.h"
@@ -7,6 +7,7 @@
 #include "front/draft.h"
 #include "front/front.h"
 #include "front/inspect.h"
+#include "front/pack.h"
 #include "front/report.h"
 #include <stdlib.h>
 #include <string.h>
@@ -368,6 +369,8 @@ static json_t *inspect_export(const char *path, struct arena *a, struct err *e)
 
 static json_t *inspect(const char *path, struct arena *a, struct err *e)
 {
+    if (archive_is(path))
+        return packing_inspect(path, a, e);
     if (file_exists(arena_printf(a, "%s/model.onnx", path)))
         return inspect_export(path, a, e);
     return adapter_is_there(path, a) ? inspect_adapter(path, a, e) : inspect_checkpoint(path, a, e);

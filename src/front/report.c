@@ -263,5 +263,7 @@ json_t *report_export(const struct export_job *j, const struct export_result *r)
     put(io, "direct_write", json_boolean(r->run.direct_write));
     put(o, "io", io);
     put_u64(o, "threads", j->budget.threads);
+    if (r->archive)
+        put(o, "archive", r->archive);
     return o;
 }

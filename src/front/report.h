@@ -11,6 +11,7 @@ struct export_result {
     struct run_result run;
     double wall, cpu; /* seconds of the whole export */
     uint64_t peak_rss;
+    json_t *archive; /* of its packing; NULL: not packed. report_export takes the reference */
 };
 json_t *report_export(const struct export_job *j, const struct export_result *r);
 

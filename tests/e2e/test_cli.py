@@ -14,12 +14,13 @@ import pytest
 import checkpoints
 from conftest import ROOT, SANITIZER, Program, tree
 
-COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "reduce-vocab", "help", "version"]
+COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "reduce-vocab", "pack",
+            "unpack", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
 CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite zero-points"
 OPTIONS = {
-    "export": CONTENT + " memory threads io device report quiet verbose progress help",
+    "export": CONTENT + " pack memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
     "export-draft": "target base-model strict overwrite zero-points memory threads io device report quiet verbose progress help",
     "inspect": "json help",
@@ -27,6 +28,8 @@ OPTIONS = {
     "lora insert": "quiet verbose help",
     "lora process": "strict overwrite quiet verbose help",
     "reduce-vocab": "size corpus method max-samples d2t overwrite json quiet progress help",
+    "pack": "overwrite memory threads json quiet verbose progress help",
+    "unpack": "list test overwrite memory threads json quiet verbose progress help",
     "help": "help",
     "version": "help",
     PROGRAMS[0]: "model_dir output_dir is_eagle_base reduced_vocab_dir chat_template fp8_kv_cache device help",
@@ -101,6 +104,12 @@ def named(weighbridge, tmp_path):
     ("reduce-vocab m o --size 3", "--corpus is missing"),
     ("reduce-vocab m o --corpus c --size 0", "--size 0 is too little"),
     ("reduce-vocab m o --corpus c --size 3 --method often", "is not one of input-aware|frequency"),
+    ("pack o", "pack needs OUT FILE.wbz"),
+    ("pack o f --memory 31M", "too little: at least 33554432 bytes"),
+    ("unpack", "unpack needs FILE.wbz [OUT]"),
+    ("unpack f", "unpack needs FILE.wbz and OUT, or one of --list and --test"),
+    ("unpack f o --test", "no OUT: --list and --test write nothing"),
+    ("unpack f -l -t", "--list and --test contradict each other"),
     ("version x", "unexpected operand 'x'"),
     ("--memory 1G", "no command"),
 ])

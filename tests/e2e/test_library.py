@@ -52,7 +52,7 @@ def test_a_program_of_somebody_else(how, build, tmp_path):
     if how == "shared":
         link = [f"-L{build}", "-lweighbridge", f"-Wl,-rpath,{build}"]
     else:
-        deps = subprocess.run(["pkg-config", "--libs", "jansson", "liburing", "libprotobuf-c", "libxxhash"],
+        deps = subprocess.run(["pkg-config", "--libs", "jansson", "liburing", "libprotobuf-c", "libxxhash", "libzstd"],
                               capture_output=True, text=True, check=True).stdout.split()
         triplet = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True).stdout.strip()
         link = [build / "libweighbridge.a", f"/usr/lib/{triplet}/openblas-serial/libopenblas.a", *deps, "-lm", "-lpthread"]
@@ -67,7 +67,8 @@ def test_shared_library_exports_the_front_door_only(build):
     r = subprocess.run(["nm", "-D", "--defined-only", build / "libweighbridge.so"], capture_output=True, text=True, check=True)
     names = {line.split()[-1] for line in r.stdout.splitlines()}
     assert names == {"wb_version", "wb_export", "wb_plan", "wb_inspect", "wb_verify", "wb_lora_insert",
-                     "wb_lora_process", "wb_reduce_vocab", "wb_free"}
+                     "wb_lora_process", "wb_reduce_vocab", "wb_pack",
+                     "wb_unpack", "wb_free"}
 
 
 def test_installed_tree(build, tmp_path):

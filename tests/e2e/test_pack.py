@@ -1,0 +1,504 @@
+"""pack, unpack and export --pack: the same tree comes back, the same bytes whatever the threads; damage is named, what is
+hostile is refused; FILE.wbz and OUT appear whole or not at all.  docs/archive.md is read here by other code."""
+import fcntl
+import json
+import os
+import signal
+import stat
+import struct
+import subprocess
+import time
+
+import checkpoints
+import numpy as np
+import pytest
+import xxhash
+from conftest import SANITIZER, tree
+
+CHUNK = 8 << 20
+SKIPPED = 0x184D2A57
+HEAD = struct.pack("<II12sIII", SKIPPED, 24, b"weighbridge", 1, CHUNK, 0)
+
+
+# ---------------------------------------------------------------------------------------------------- the format, anew
+
+
+def zstd(data, *options):
+    options = options or [f"--stream-size={len(data)}"]  # a frame that says how much it holds
+    return subprocess.run(["zstd", "-q", "-c", *options], input=data, capture_output=True, check=True).stdout
+
+
+def entry(name, size=0, hash_=None, mode=0o644, kind=1):
+    name = name.encode() if isinstance(name, str) else name
+    hash_ = (xxhash.xxh3_64_intdigest(b"") if kind == 1 else 0) if hash_ is None else hash_
+    return struct.pack("<HHIQQ", kind, mode, len(name), size, hash_) + name
+
+
+def chunk(raw, frame, planes=1):
+    return struct.pack("<IIIQ", raw, len(frame), planes, xxhash.xxh3_64_intdigest(frame))
+
+
+def archive(entries, frames=(), head=HEAD, counts=None, at=None):
+    """`frames`: (raw bytes, frame, planes)"""
+    body = head + b"".join(frame for _, frame, _ in frames)
+    index = struct.pack("<QQ", *(counts or (len(entries), len(frames)))) + b"".join(entries)
+    index += b"".join(chunk(*f) for f in frames)
+    foot = struct.pack("<IIQQQ8s", SKIPPED, 32, len(body) if at is None else at, len(index),
+                       xxhash.xxh3_64_intdigest(index), b"wbz end\n")
+    return body + struct.pack("<II", SKIPPED, len(index)) + index + foot
+
+
+def of(data, name="f"):
+    """An archive of one file in one chunk: entries and frames."""
+    return [entry(name, len(data), xxhash.xxh3_64_intdigest(data))], [(len(data), zstd(data), 1)]
+
+
+def read_archive(path):
+    """-> {name: (mode, contents or None)}, planes of the chunks"""
+    data = path.read_bytes()
+    assert data.startswith(HEAD)
+    magic, size, at, n, hash_, end = struct.unpack("<IIQQQ8s", data[-40:])
+    assert (magic, size, end) == (SKIPPED, 32, b"wbz end\n") and at + 8 + n + 40 == len(data)
+    assert struct.unpack("<II", data[at:at + 8]) == (SKIPPED, n)
+    index = data[at + 8:-40]
+    assert xxhash.xxh3_64_intdigest(index) == hash_
+    entries_n, chunks_n = struct.unpack("<QQ", index[:16])
+    entries, p, found, planes = [], 16, {}, []
+    for _ in range(entries_n):
+        kind, mode, n, size, hash_ = struct.unpack("<HHIQQ", index[p:p + 24])
+        entries.append((index[p + 24:p + 24 + n].decode(), kind, mode, size, hash_))
+        p += 24 + n
+    chunks = [struct.unpack("<IIIQ", index[p + 20 * i:p + 20 * i + 20]) for i in range(chunks_n)]
+    assert p + 20 * chunks_n == len(index)
+    at = 32
+    for name, kind, mode, size, hash_ in entries:
+        contents = b""
+        while len(contents) < size:
+            raw, frame, split, sum_ = chunks[len(planes)]
+            assert xxhash.xxh3_64_intdigest(data[at:at + frame]) == sum_ and raw <= CHUNK
+            piece = zstd(data[at:at + frame], "-d")
+            if split == 2:
+                half = raw // 2
+                joined = np.frombuffer(piece[:2 * half], np.uint8).reshape(2, half).T.tobytes()
+                piece = joined + piece[2 * half:]
+            assert len(piece) == raw
+            contents += piece
+            planes.append(split)
+            at += frame
+        found[name] = (mode, None if kind == 2 else contents)
+        assert len(contents) == size and (kind == 2 or xxhash.xxh3_64_intdigest(contents) == hash_)
+    assert len(planes) == chunks_n
+    return found, planes
+
+
+# ---------------------------------------------------------------------------------------------------- round trips
+
+
+def modes(path):
+    return {str(p.relative_to(path)): stat.S_IMODE(p.stat().st_mode) for p in path.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def exported(weighbridge, tmp_path_factory):
+    d = tmp_path_factory.mktemp("pack")
+    model = checkpoints.make(d / "model", "llama", config={"hidden_size": 512, "intermediate_size": 1024}).path
+    weighbridge.ok("export", model, d / "out")
+    return d / "out"
+
+
+@pytest.fixture(scope="module")
+def packed(weighbridge, exported):
+    weighbridge.ok("pack", exported, exported.parent / "out.wbz")
+    return exported.parent / "out.wbz"
+
+
+def test_export_comes_back(weighbridge, exported, packed, tmp_path):
+    r = weighbridge.ok("unpack", packed, tmp_path / "back")
+    assert r.stdout.startswith(f"{tmp_path / 'back'}: {len(tree(exported))} files, ") and r.stderr == ""
+    assert tree(tmp_path / "back") == tree(exported) and modes(tmp_path / "back") == modes(exported)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back"]
+    assert packed.stat().st_size < 0.8 * sum(p.stat().st_size for p in exported.iterdir())
+
+
+def test_other_code_reads_it(exported, packed):
+    found, planes = read_archive(packed)
+    assert {name: contents for name, (_, contents) in found.items()} == tree(exported)
+    assert 2 in planes  # weights
+    assert list(found) == sorted(found)
+
+
+def test_any_zstd_reads_the_stream(packed, tmp_path):
+    """Of chunks in one plane the contents are there as they are; all frames have zstd's own checksum."""
+    subprocess.run(["zstd", "-q", "-t", packed], check=True)
+    stream = subprocess.run(["zstd", "-q", "-d", "-c", packed], capture_output=True, check=True).stdout
+    found, _ = read_archive(packed)
+    assert len(stream) == sum(len(c) for _, c in found.values()) and found["config.json"][1] in stream
+
+
+def test_any_tree_comes_back(weighbridge, tmp_path):
+    """Empty files and directories, odd sizes, around the borders of chunks, names and modes of all kinds."""
+    d = tmp_path / "in"
+    (d / "a" / "b" / "empty dir").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for name, size in {"empty": 0, "one": 1, "a/exactly": CHUNK, "a/more": CHUNK + 1, "a/less": CHUNK - 1, "a-b": 3,
+                       "a/b/two and a bit": 2 * CHUNK + 12345, ".hidden": 5, "grüße\n": 7}.items():
+        (d / name).write_bytes(rng.integers(0, 8, size, np.uint8).tobytes())
+    (d / "one").chmod(0o755)
+    (d / ".hidden").chmod(0o400)
+    (d / "a" / "b" / "empty dir").chmod(0o711)
+    weighbridge.ok("pack", d, tmp_path / "x.wbz")
+    weighbridge.ok("unpack", tmp_path / "x.wbz", tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(d) and modes(tmp_path / "back") == modes(d)
+    found, planes = read_archive(tmp_path / "x.wbz")
+    assert found["a/b/two and a bit"][1] == (d / "a/b/two and a bit").read_bytes() and set(planes) == {1}
+    (tmp_path / "none").mkdir()
+    weighbridge.ok("pack", tmp_path / "none", tmp_path / "none.wbz")
+    weighbridge.ok("unpack", tmp_path / "none.wbz", tmp_path / "none back")
+    assert tree(tmp_path / "none back") == {}
+
+
+@pytest.mark.parametrize("dtype, align, split", [("F16", 1, True), ("BF16", 8, True), ("F32", 8, False), ("U8", 8, False)])
+def test_planes_follow_the_headers_of_safetensors(weighbridge, tmp_path, dtype, align, split):
+    """At any offset, also an odd one; the name of the file and of the tensor say nothing."""
+    d = tmp_path / "in"
+    d.mkdir()
+    values = np.random.default_rng(2).standard_normal(300000).astype(np.float32) * 0.02
+    data = {"F16": values.astype(np.float16).tobytes(), "BF16": (values.view(np.uint32) >> 16).astype(np.uint16).tobytes(),
+            "F32": values.tobytes(), "U8": values.astype(np.float16).tobytes()}[dtype]
+    size = {"F16": 2, "BF16": 2, "F32": 4, "U8": 1}[dtype]
+    header = json.dumps({"float16": {"dtype": dtype, "shape": [len(data) // size], "data_offsets": [0, len(data)]}})
+    if align == 1 and (len(header) + 8) % 2 == 0:
+        header = header.replace('"float16"', '"float16x"')
+    checkpoints.write_raw_safetensors(d / "weights.bin", header, data, align)
+    weighbridge.ok("pack", d, tmp_path / "x.wbz")
+    found, planes = read_archive(tmp_path / "x.wbz")
+    assert found["weights.bin"][1] == (d / "weights.bin").read_bytes()
+    assert planes == ([1, 2] if split else [1])
+    weighbridge.ok("unpack", tmp_path / "x.wbz", tmp_path / "back")
+    assert tree(tmp_path / "back") == tree(d)
+
+
+def test_planes_follow_the_records_of_graphs(weighbridge, exported, packed, tmp_path):
+    """Without model.onnx beside it nothing says what onnx_model.data holds."""
+    (tmp_path / "in").mkdir()
+    for name in ("onnx_model.data",):
+        (tmp_path / "in" / name).write_bytes((exported / name).read_bytes())
+    weighbridge.ok("pack", tmp_path / "in", tmp_path / "x.wbz")
+    assert set(read_archive(tmp_path / "x.wbz")[1]) == {1}
+    files = {f["name"]: f for f in weighbridge.ok("inspect", packed, "--json").json["files"]}
+    assert files["onnx_model.data"]["split"] == files["onnx_model.data"]["chunks"] > 0
+
+
+def test_planes_only_where_they_pay(weighbridge, tmp_path):
+    """Called 16-bit floats, but the same two bytes all over: planes gain nothing."""
+    d = tmp_path / "in"
+    d.mkdir()
+    data = np.random.default_rng(3).integers(0, 256, 1 << 20, np.uint8).tobytes()
+    header = json.dumps({"x": {"dtype": "F16", "shape": [1 << 19], "data_offsets": [0, 1 << 20]}})
+    checkpoints.write_raw_safetensors(d / "x.safetensors", header, data, 8)
+    weighbridge.ok("pack", d, tmp_path / "x.wbz")
+    assert set(read_archive(tmp_path / "x.wbz")[1]) == {1}
+
+
+def test_same_bytes_whatever_the_run(weighbridge, exported, packed, tmp_path):
+    again = tmp_path / "copy"
+    subprocess.run(["cp", "-r", exported, again], check=True)  # other times, other order in the directory
+    for i, options in enumerate((["--threads", 1], ["--threads", 7, "--memory", "1G"], ["--memory", "32M"])):
+        weighbridge.ok("pack", again, tmp_path / f"{i}.wbz", *options)
+        assert (tmp_path / f"{i}.wbz").read_bytes() == packed.read_bytes()
+        weighbridge.ok("unpack", packed, tmp_path / str(i), *options)
+        assert tree(tmp_path / str(i)) == tree(exported)
+
+
+def test_export_packs_at_once(weighbridge, exported, packed, tmp_path):
+    model, out, file = exported.parent / "model", tmp_path / "out", tmp_path / "out.wbz"
+    r = weighbridge.ok("export", model, out, "--pack", file, "--report", tmp_path / "r.json")
+    assert f"{file}: " in r.stdout and tree(out) == tree(exported) and file.read_bytes() == packed.read_bytes()
+    report = json.loads((tmp_path / "r.json").read_text())["archive"]
+    assert report["path"] == str(file) and report["archive_bytes"] == file.stat().st_size and report["files"] == len(tree(out))
+    before = tree(tmp_path)
+    for options, said in (([out, "--pack", file], "holds an export already"),
+                          ([tmp_path / "new", "--pack", file], "is an archive already"),
+                          ([tmp_path / "new", "--pack", tmp_path / "new" / "x.wbz"], "cannot be used"),
+                          ([tmp_path / "new", "--pack", tmp_path / "new"], "is or lies inside"),
+                          ([tmp_path / "new", "--pack", tmp_path / "new.partial"], "is or lies inside")):
+        assert said in weighbridge.refuses("export", model, *options)
+        assert tree(tmp_path) == before
+    assert "32M" in weighbridge.refuses("export", model, tmp_path / "new", "--pack", tmp_path / "new.wbz", "--memory", "16M",
+                                        status=2)
+    weighbridge.ok("export", model, out, "--pack", file, "--overwrite")
+    assert tree(tmp_path) == before | {"r.json": before["r.json"]}
+
+
+# ---------------------------------------------------------------------------------------------------- looking
+
+
+def test_list_and_inspect(weighbridge, exported, packed):
+    text = weighbridge.ok("unpack", "--list", packed).stdout
+    assert text == weighbridge.ok("inspect", packed).stdout and "onnx_model.data" in text
+    doc = weighbridge.ok("inspect", packed, "--json").json
+    assert doc == weighbridge.ok("unpack", "-l", packed, "--json").json
+    assert doc["kind"] == "archive" and doc["archive_bytes"] == packed.stat().st_size and doc["problems"] == []
+    assert {f["name"]: (f["bytes"], f["xxh3"]) for f in doc["files"]} == {
+        name: (len(data), f"{xxhash.xxh3_64_intdigest(data):016x}") for name, data in tree(exported).items()}
+
+
+def test_test_writes_nothing(weighbridge, packed, tmp_path):
+    r = weighbridge.ok("unpack", "--test", packed, cwd=tmp_path)
+    assert "tested" in r.stdout and tree(tmp_path) == {}
+    doc = weighbridge.ok("unpack", "--test", packed, "--json").json
+    assert doc["out"] is None and doc["archive"]["path"] == str(packed)
+
+
+@pytest.mark.parametrize("options", [[], ["--test", "OUT"], ["--list", "OUT"], ["--test", "--list"]])
+def test_unpack_wants_to_know_what(weighbridge, packed, tmp_path, options):
+    weighbridge.refuses("unpack", packed, *options, status=2, cwd=tmp_path)
+    assert tree(tmp_path) == {}
+
+
+# ---------------------------------------------------------------------------------------------------- damage
+
+
+def test_damaged_frames_are_named(weighbridge, packed, tmp_path):
+    """Each by file, chunk and place; --test names all of them, and unpacking publishes nothing."""
+    doc = weighbridge.ok("inspect", packed, "--json").json
+    data, at, places = bytearray(packed.read_bytes()), 32, []
+    for f in doc["files"]:
+        if f["packed"] and f["name"] in ("config.json", "onnx_model.data", "tokenizer.json"):
+            data[at + f["packed"] // 2] ^= 1
+            places.append(f["name"])
+        at += f["packed"]
+    bad = tmp_path / "bad.wbz"
+    bad.write_bytes(data)
+    said = weighbridge.refuses("unpack", "--test", bad)
+    assert len(places) == 3 and all(f'file "{name}", chunk ' in said for name in places) and "3 faults" in said
+    assert said.index(places[0]) < said.index(places[1]) < said.index(places[2])
+    for threads in (1, 4):
+        said = weighbridge.refuses("unpack", bad, tmp_path / "out", "--threads", threads)
+        assert said.count("\n") == 1 and f'file "{places[0]}", chunk 1 of 1 (bytes 0 to ' in said and "at byte " in said
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.wbz"]
+
+
+def test_more_damage_than_a_message_holds(weighbridge, tmp_path):
+    frames = [(1, zstd(b"x"), 1)] * 30
+    entries = [entry(f"f{i:02}", 1, xxhash.xxh3_64_intdigest(b"x")) for i in range(30)]
+    data = bytearray(archive(entries, frames))
+    for i in range(30):
+        data[32 + i * len(frames[0][1]) + 6] ^= 1
+    (tmp_path / "x.wbz").write_bytes(data)
+    said = weighbridge.refuses("unpack", "--test", tmp_path / "x.wbz", "--threads", 3)
+    assert "30 faults" in said and "more" in said and '"f00"' in said and len(said) < 4096
+
+
+# ---------------------------------------------------------------------------------------------------- hostile archives
+
+X = xxhash.xxh3_64_intdigest(b"x" * 5)
+FRAME = zstd(b"x" * 5)
+ONE = [(5, FRAME, 1)]
+HOSTILE = {
+    "up": (archive([entry("../x")]), "leaves the directory"),
+    "up within": (archive([entry("a", mode=0o755, kind=2, hash_=0), entry("a/../x")]), "leaves the directory"),
+    "dot": (archive([entry("./x")]), "leaves the directory"),
+    "absolute": (archive([entry("/etc/x")]), "is absolute"),
+    "empty part": (archive([entry("a//x")]), "not written in the plain way"),
+    "zero byte": (archive([entry(b"a\0b")]), "zero byte"),
+    "twice": (archive([entry("a"), entry("a")]), "does not come before"),
+    "through a file": (archive([entry("a"), entry("a/b")]), "in a directory that is none"),
+    "symlink": (archive([entry("a", kind=3)]), "neither a file nor a directory"),
+    "setuid": (archive([entry("a", mode=0o4755)]), "permission bits only"),
+    "our mark": (archive([entry(".weighbridge-partial")]), "a name that is not for archives"),
+    "long name": (archive([entry("n" * 256)]), "longer than any file system takes"),
+    "chunk beyond its size": (archive([entry("f", CHUNK + 1, 0)], [(CHUNK + 1, zstd(bytes(CHUNK + 1)), 1)]), "expected 1 to"),
+    "more than the chunk says": (archive([entry("f", 5, X)], [(5, zstd(b"x" * 6), 1)]), "not one zstd frame of the size"),
+    "less than the chunk says": (archive([entry("f", 5, X)], [(5, zstd(b"x" * 4), 1)]), "not one zstd frame of the size"),
+    "two frames": (archive([entry("f", 5, X)], [(5, FRAME + zstd(b""), 1)]), "not one zstd frame of the size"),
+    "no frame": (archive([entry("f", 5, X)], [(5, b"nothing of that", 1)]), "not one zstd frame of the size"),
+    "a bomb's size": (archive([entry("f", CHUNK, X)], [(CHUNK, FRAME, 1)]), "which no frame can have"),
+    "three planes": (archive([entry("f", 5, X)], [(5, FRAME, 3)]), "3 byte planes"),
+    "another file's checksum": (archive([entry("f", 5, X + 1)], ONE), "differ from its checksum"),
+    "an empty file's checksum": (archive([entry("f", 0, 7)]), "is empty"),
+    "chunks too few": (archive([entry("f", 6, X)], ONE), "have 5 bytes, the file has 6"),
+    "chunks too many": (archive([entry("f", 5, X)], ONE * 2), "belong to no file"),
+    "one chunk for two": (archive([entry("f", 3, X), entry("g", 2, X)], ONE), "the file has 3"),
+    "counts beyond all": (archive([], counts=(1 << 60, 1 << 60)), "entries and"),
+    "sizes beyond all": (archive([entry("f", 1 << 63, 0)]), "more bytes than any file system"),
+    "an index elsewhere": (archive(*of(b"xxxxx"), at=40), "does not reach to its end"),
+    "a later version": (archive([], head=HEAD[:20] + struct.pack("<III", 2, CHUNK, 0)), "version 2"),
+    "other chunks": (archive([], head=HEAD[:24] + struct.pack("<II", 1 << 30, 0)), "head is damaged"),
+    "no archive": (zstd(b"hello" * 100), "is not an archive"),
+    "nothing": (b"", "is not an archive"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_archives_are_refused(weighbridge, tmp_path, case):
+    data, said = HOSTILE[case]
+    (tmp_path / "x.wbz").write_bytes(data)
+    message = weighbridge.refuses("unpack", tmp_path / "x.wbz", tmp_path / "out")
+    assert message.count("\n") == 1 and "x.wbz" in message and said in message, message
+    assert [p.name for p in tmp_path.iterdir()] == ["x.wbz"]
+
+
+def test_hostile_archives_are_what_makes_them_so(weighbridge, tmp_path):
+    """The same maker makes right ones."""
+    (tmp_path / "x.wbz").write_bytes(archive([entry("d", mode=0o755, kind=2), *of(b"x" * 5, "d/f")[0]], ONE))
+    weighbridge.ok("unpack", tmp_path / "x.wbz", tmp_path / "out")
+    assert tree(tmp_path / "out") == {"d": None, "d/f": b"x" * 5}
+
+
+def test_more_than_the_disk_holds_is_refused_first(weighbridge, tmp_path):
+    """A bomb by the book: 60,000 chunks of 8 MiB of zeros each, whose frames are there."""
+    zeros = zstd(bytes(CHUNK))
+    n = 60000
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    if free > n * CHUNK or free < 1 << 28:
+        pytest.skip("the disk is not of a size for this test")
+    (tmp_path / "x.wbz").write_bytes(archive([entry("f", n * CHUNK, 0)], [(CHUNK, zeros, 1)] * n))
+    said = weighbridge.refuses("unpack", tmp_path / "x.wbz", tmp_path / "out")
+    assert "needs" in said and "free" in said and not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- places
+
+
+def test_links_and_other_things_are_not_packed(weighbridge, exported, tmp_path):
+    d = tmp_path / "in"
+    (d / "sub").mkdir(parents=True)
+    (d / "sub" / "link").symlink_to(exported / "model.onnx")
+    assert "sub/link: is a symbolic link" in weighbridge.refuses("pack", d, tmp_path / "x.wbz")
+    (d / "sub" / "link").unlink()
+    os.mkfifo(d / "pipe")
+    assert "pipe: is neither a file nor a directory" in weighbridge.refuses("pack", d, tmp_path / "x.wbz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+def test_what_is_there_stays(weighbridge, exported, packed, tmp_path):
+    thesis, link, old = tmp_path / "thesis.wbz", tmp_path / "link.wbz", tmp_path / "old.wbz"
+    thesis.write_text("years of work")
+    old.write_bytes(packed.read_bytes())
+    link.symlink_to("old.wbz")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "taken.wbz.partial").write_text("somebody's")
+    before = tree(tmp_path)
+    for file, said in ((thesis, "is not an archive"), (old, "--overwrite"), (link, "symbolic link"),
+                       (tmp_path / "dir", "is not an archive"), (tmp_path / "none" / "x.wbz", "create it first"),
+                       (tmp_path / "taken.wbz", "was not left by an earlier run"), (exported / "x.wbz", "lies inside")):
+        assert said in weighbridge.refuses("pack", exported, file), file
+        if file != old:
+            assert said in weighbridge.refuses("pack", exported, file, "--overwrite"), file
+    weighbridge.refuses("pack", tmp_path / "none", tmp_path / "x.wbz")
+    assert tree(tmp_path) == before
+    weighbridge.ok("pack", exported, old, "--overwrite")
+    assert tree(tmp_path) == before
+
+
+def test_unpacking_replaces_exports_only(weighbridge, exported, packed, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    assert "is not an export" in weighbridge.refuses("unpack", packed, out, "--overwrite")
+    assert tree(out) == {"thesis.txt": b"years of work"}
+    (out / "thesis.txt").unlink()
+    weighbridge.ok("unpack", packed, out)
+    (out / "config.json").write_text("{}")
+    assert "--overwrite" in weighbridge.refuses("unpack", packed, out)
+    weighbridge.ok("unpack", packed, out, "--overwrite")
+    assert tree(out) == tree(exported) and sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_two_runs_do_not_meet(weighbridge, exported, tmp_path):
+    partial = tmp_path / "x.wbz.partial"
+    with open(partial, "wb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        assert "another run" in weighbridge.refuses("pack", exported, tmp_path / "x.wbz")
+    weighbridge.ok("pack", exported, tmp_path / "x.wbz")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.wbz"]
+
+
+# ---------------------------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """160 MB that take a while."""
+    d = tmp_path_factory.mktemp("noise") / "in"
+    d.mkdir()
+    block = os.urandom(1 << 20)
+    with open(d / "noise", "wb") as f:
+        for i in range(160):
+            f.write(block[i:] + block[:i])
+    return d
+
+
+def begun(weighbridge, path, *args):
+    """Starts a run and waits until `path` has grown."""
+    run = subprocess.Popen([str(a) for a in (weighbridge.path, *args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           env={**os.environ, **SANITIZER})
+    end = time.monotonic() + 60
+    while run.poll() is None and time.monotonic() < end:
+        if path.exists() and path.stat().st_blocks * 512 > CHUNK:
+            return run
+        time.sleep(0.002)
+    pytest.fail(f"it was over too soon: {run.communicate()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_in_the_middle(weighbridge, exported, noise, tmp_path, number):
+    """FILE.partial and OUT.partial at most; the older ones stay; the next run takes over."""
+    file, out = tmp_path / "x.wbz", tmp_path / "out"
+    weighbridge.ok("pack", exported, file)
+    old = file.read_bytes()
+    run = begun(weighbridge, tmp_path / "x.wbz.partial", "pack", noise, file, "--overwrite")
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    left = {"x.wbz", "x.wbz.partial"} if number == signal.SIGKILL else {"x.wbz"}
+    assert {p.name for p in tmp_path.iterdir()} == left and file.read_bytes() == old
+    weighbridge.ok("pack", noise, file, "--overwrite")
+    run = begun(weighbridge, tmp_path / "out.partial" / "noise", "unpack", file, out)
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    left = {"x.wbz", "out.partial"} if number == signal.SIGKILL else {"x.wbz"}
+    assert {p.name for p in tmp_path.iterdir()} == left
+    weighbridge.ok("unpack", file, out)
+    assert {p.name for p in tmp_path.iterdir()} == {"x.wbz", "out"}
+    assert (out / "noise").read_bytes() == (noise / "noise").read_bytes()
+
+
+def on_small_disk(tmp_path, size, *commands):
+    """Runs shell commands where $DISK is a file system of that size; -> what they printed, or a skip."""
+    (tmp_path / "disk").mkdir()
+    script = f'mount -t tmpfs -o size={size} none "$DISK" || exit 77; ' + "; ".join(commands)
+    r = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True,
+                       env={**os.environ, **SANITIZER, "DISK": str(tmp_path / "disk")})
+    if r.returncode == 77 or "unshare" in r.stderr:
+        pytest.skip("no file system can be mounted here")
+    return r.stdout, r.stderr
+
+
+def test_no_room(weighbridge, noise, tmp_path):
+    """Met while packing, known before unpacking; neither leaves anything."""
+    out, err = on_small_disk(tmp_path, "20m", f'"{weighbridge.path}" pack "{noise}" "$DISK/x.wbz"', 'echo "status $?"; ls "$DISK"')
+    assert out == "status 1\n" and "x.wbz.partial: " in err and "room" in err and err.count("\n") == 1
+    weighbridge.ok("pack", noise, tmp_path / "x.wbz")
+    (tmp_path / "disk").rmdir()
+    out, err = on_small_disk(tmp_path, "20m", f'"{weighbridge.path}" unpack "{tmp_path}/x.wbz" "$DISK/out"', 'echo "status $?"; ls "$DISK"')
+    assert out == "status 1\n" and "needs 167.8 MB" in err and "free" in err
+
+
+def test_memory_is_bounded(weighbridge_release, noise, tmp_path):
+    """The peak of anonymous memory follows --memory, not the file."""
+    for args in (["pack", noise, tmp_path / "x.wbz"], ["unpack", tmp_path / "x.wbz", tmp_path / "out"]):
+        r = weighbridge_release.ok(*args, "--memory", "40M", "--threads", 8,
+                                   prefix=["prlimit", f"--data={64 << 20}", "--"])
+        assert r.stdout
+    assert (tmp_path / "out" / "noise").read_bytes() == (noise / "noise").read_bytes()
+
+
+def test_source_that_changes_is_noticed(weighbridge, noise, tmp_path):
+    d = tmp_path / "in"
+    subprocess.run(["cp", "-r", noise, d], check=True)
+    run = begun(weighbridge, tmp_path / "x.wbz.partial", "pack", d, tmp_path / "x.wbz")
+    (d / "later").write_text("x")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1 and b"was changed while it was packed" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
