@@ -248,6 +248,48 @@ static void layout(void **state)
     }
 }
 
+/* Large enough for stores that bypass the cache, at places where they can be used and where they cannot. */
+static void large(void **state)
+{
+    enum { IN = 1024, OUT = 1024, BYTES = IN * OUT / 2 };
+    static const struct pack4 pack = { .in = IN, .group = 128 };
+    static _Alignas(64) uint8_t src[BYTES], a[BYTES + 64], b[BYTES + 64];
+    static int32_t g_idx[IN];
+
+    (void)state;
+    for (size_t i = 0; i < BYTES; i++)
+        src[i] = (uint8_t)draw(256);
+    for (int32_t k = 0; k < IN; k++)
+        g_idx[k] = k * 37 % IN / 128;
+    for (size_t i = 0; i < transforms_n; i++) {
+        const struct transform *t = &transforms[i];
+        bool panel = t->cut == CUT_ROWS;
+
+        if (t->kind < TRANSFORM_PACK4_IN || t->kind > TRANSFORM_PACK4_OUT)
+            continue;
+        for (size_t off = 0; off < 64; off += 31) {
+            struct job j = { .src = src, .dst = a + off, .dst_pitch = IN * 2, .pack = &pack }, k;
+
+            j.rows = panel ? IN / 64 : 1;
+            j.cols = panel ? OUT / 4 : OUT / 8;
+            j.src_pitch = panel ? 32 * OUT : t->kind == TRANSFORM_PACK4_OUT ? 4 * IN : 4 * OUT;
+            j.g_idx.at = t->kind == TRANSFORM_PACK4_IN_ACT ? g_idx : NULL;
+            k = j;
+            k.dst = b + off;
+            t->ref(&j);
+            for (int isa = 0; isa <= (int)isa_best(); isa++) {
+                if (!t->fast[isa])
+                    continue;
+                memset(b, CANARY, sizeof b);
+                t->fast[isa](&k);
+                assert_memory_equal(a + off, b + off, BYTES);
+                for (size_t c = 0; c < 64; c++)
+                    assert_int_equal(b[c < off ? c : BYTES + c], CANARY);
+            }
+        }
+    }
+}
+
 /* ---- corrections ---- */
 
 static double f16(uint16_t h)
@@ -335,6 +377,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layout),
+        cmocka_unit_test(large),
         cmocka_unit_test(corrections),
         cmocka_unit_test(order_of_garbage),
     };
