@@ -518,7 +518,7 @@ def test_wrong_shapes_and_dtypes(method, part, fault, weighbridge, tmp_path):  #
     refused(weighbridge, q, tmp_path, name)
 
 
-@pytest.mark.parametrize("method, part", [p for p in PARTS if p[1] not in ("g_idx", "weight_g_idx", "weight_shape", "weight_zero_point")])
+@pytest.mark.parametrize("method, part", [p for p in PARTS if p[1] not in ("g_idx", "weight_g_idx", "weight_shape")])
 def test_missing_parts(method, part, weighbridge, tmp_path):
     q = int4.quantize(small(), method, 32, False)
     del q.checkpoint.tensors[f"{UP}.{part}"]
@@ -791,6 +791,13 @@ def test_the_format_in_the_group(weighbridge, tmp_path):  # CT-04
     export(weighbridge, q, tmp_path, name="only")
 
 
+def test_unknown_keys_are_reported(weighbridge, tmp_path):  # CT-04
+    q = int4.quantize(small(), "compressed", 32)
+    q.checkpoint.config["quantization_config"]["transmogrification"] = {"a": 1}
+    _, said = export(weighbridge, q, tmp_path)
+    assert "transmogrification" in said
+
+
 @pytest.mark.parametrize("format", ["naive-quantized", "int-quantized", "float-quantized", "marlin-24", "nvfp4-pack-quantized", "dense"])
 @pytest.mark.parametrize("inside", [False, True])
 def test_other_formats(format, inside, weighbridge, tmp_path):
@@ -814,6 +821,14 @@ def test_quantized_activations(which, weighbridge, tmp_path):
     q = int4.quantize(small(), "compressed", 32)
     q.checkpoint.config["quantization_config"]["config_groups"]["group_0"][which] = {"num_bits": 8, "type": "int"}
     refused(weighbridge, q, tmp_path, which)
+
+
+def test_a_quantized_cache(weighbridge, tmp_path):
+    """FP8 scales of a KV cache are not read from here: said, or refused, never ignored in silence."""
+    q = int4.quantize(small(), "compressed", 32)
+    q.checkpoint.config["quantization_config"]["kv_cache_scheme"] = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    q.checkpoint.write(tmp_path / "model")
+    assert "kv_cache_scheme" in weighbridge("export", tmp_path / "model", tmp_path / "out").stderr
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32", "F16"])
