@@ -426,7 +426,7 @@ static int open_model(struct model *m, const struct checkpoint *c, struct arena 
     if (!json_is_object(c->config))
         return err_set(e, ERR_FORMAT,
                        "%s: has no config.json with an object in it: expected a Hugging Face model directory", c->dir);
-    if (read_family(&r) || stored_choose(m, e))
+    if (read_family(&r) || stored_choose(m, notes, e))
         return -1;
     if (read_sizes(&r) || read_bias(&r, m->family->qkv_bias, &m->qkv_bias) ||
         read_bias(&r, m->family->o_bias, &m->o_bias) || read_bias(&r, m->family->mlp_bias, &m->mlp_bias) ||

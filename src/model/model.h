@@ -140,14 +140,14 @@ struct stored_format {
     const char *quant_method; /* in config.json's quantization_config; NULL: none */
     const char *packed;       /* what a linear stored so has: ".qweight" */
     /* Takes what it needs of the quantization config, or refuses it. */
-    int (*read)(struct model *m, const json_t *config, struct err *e);
+    int (*read)(struct model *m, const json_t *config, struct notes *notes, struct err *e);
     void (*load)(struct model *m, struct linear *l); /* of module, in and out: the rest but bias */
 };
 extern const struct stored_format stored_formats[];
 extern const size_t stored_formats_n;
 /* Which row reads the checkpoint: sets m->quantization. Refuses by name what none does: a quantization_config, the
  * packed tensors of a quantizer, or a quantizer whose tensors are not there. */
-int stored_choose(struct model *m, struct err *e);
+int stored_choose(struct model *m, struct notes *notes, struct err *e);
 
 /* Tensors of the checkpoint that nobody asked for, grouped: numbers in names become N. */
 struct unused_group {

@@ -113,7 +113,7 @@ static const struct stored_format *format_of(const char *method)
     return NULL;
 }
 
-static int choose(struct model *m, const json_t *config, const char *method, struct err *e)
+static int choose(struct model *m, const json_t *config, const char *method, struct notes *notes, struct err *e)
 {
     const struct checkpoint *c = m->ckpt;
     const struct stored_format *f;
@@ -134,7 +134,7 @@ static int choose(struct model *m, const json_t *config, const char *method, str
                        "%s/%s: quantization %s is not supported; expected GPTQ, AWQ, compressed-tensors, or 16- or "
                        "32-bit weights: give the original checkpoint",
                        c->dir, m->quantization.file, str_quote(q, method));
-    if (f->read(m, config, e))
+    if (f->read(m, config, notes, e))
         return err_at(e, "%s/%s", c->dir, m->quantization.file);
     if (!first_ending(c, f->packed))
         return err_set(e, ERR_FORMAT,
@@ -145,7 +145,7 @@ static int choose(struct model *m, const json_t *config, const char *method, str
     return 0;
 }
 
-int stored_choose(struct model *m, struct err *e)
+int stored_choose(struct model *m, struct notes *notes, struct err *e)
 {
     const json_t *config = in_config(m->ckpt->config);
     const char *method = NULL;
@@ -157,7 +157,7 @@ int stored_choose(struct model *m, struct err *e)
         return -1;
     if (!config)
         config = own;
-    ret = config ? choose(m, config, method, e) : refuse_packed(m->ckpt, e);
+    ret = config ? choose(m, config, method, notes, e) : refuse_packed(m->ckpt, e);
     json_decref(own);
     return ret;
 }

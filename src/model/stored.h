@@ -6,13 +6,13 @@
 
 void stored_plain_load(struct model *m, struct linear *l);
 
-int stored_gptq_read(struct model *m, const json_t *config, struct err *e);
+int stored_gptq_read(struct model *m, const json_t *config, struct notes *notes, struct err *e);
 void stored_gptq_load(struct model *m, struct linear *l);
 
-int stored_awq_read(struct model *m, const json_t *config, struct err *e);
+int stored_awq_read(struct model *m, const json_t *config, struct notes *notes, struct err *e);
 void stored_awq_load(struct model *m, struct linear *l);
 
-int stored_compressed_read(struct model *m, const json_t *config, struct err *e);
+int stored_compressed_read(struct model *m, const json_t *config, struct notes *notes, struct err *e);
 void stored_compressed_load(struct model *m, struct linear *l);
 
 /* For those of 4 bits (int4.c). */

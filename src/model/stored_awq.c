@@ -6,13 +6,14 @@
 #include <string.h>
 #include <strings.h>
 
-int stored_awq_read(struct model *m, const json_t *config, struct err *e)
+int stored_awq_read(struct model *m, const json_t *config, struct notes *notes, struct err *e)
 {
     static const char *const bits[] = { "bits", "w_bit" }, *const group[] = { "group_size", "q_group_size" };
     const char *version = "gemm";
     bool found, zero_point = true;
     char q[STR_QUOTED];
 
+    (void)notes; /* whatever else the config says is about making the checkpoint */
     if (int4_read(m, config, bits, group, e) || json_get_string(config, "version", &version, &found, e) ||
         json_get_bool(config, "zero_point", &zero_point, &found, e))
         return -1;

@@ -15,11 +15,11 @@ static int read_weights(struct model *m, const json_t *w, uint64_t *group, struc
 {
     const char *type = "int", *strategy = "";
     uint64_t bits = 0;
-    bool found;
+    bool found, symmetric = true;
     char q[STR_QUOTED];
 
     if (json_get_u64(w, "num_bits", &bits, &found, e) || json_get_string(w, "type", &type, &found, e) ||
-        json_get_string(w, "strategy", &strategy, &found, e))
+        json_get_string(w, "strategy", &strategy, &found, e) || json_get_bool(w, "symmetric", &symmetric, &found, e))
         return -1;
     if (bits != 4 || strcmp(type, "int"))
         return err_set(e, ERR_UNSUPPORTED,
@@ -36,6 +36,7 @@ static int read_weights(struct model *m, const json_t *w, uint64_t *group, struc
     if (!strcmp(strategy, "channel"))
         m->quantization.group = INT4_GROUP_ALL;
     *group = m->quantization.group;
+    m->quantization.not_symmetric &= !symmetric; /* where groups differ, the tensors tell */
     return 0;
 }
 
@@ -67,7 +68,43 @@ static int read_group(struct model *m, const json_t *o, uint64_t *group, struct 
     return read_format(o, e) || read_weights(m, json_object_get(o, "weights"), group, e) ? -1 : 0;
 }
 
-int stored_compressed_read(struct model *m, const json_t *config, struct err *e)
+/* Keys of the config; those of a group change nothing that read_group lets pass. */
+static const char *const known[] = { "config_groups",    "format",       "global_compression_ratio", "ignore",
+                                     "kv_cache_scheme",  "quant_method", "quantization_status",      "sparsity_config",
+                                     "transform_config", "version" };
+
+static bool is_known(const char *key)
+{
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(key, known[i]))
+            return true;
+    return false;
+}
+
+static int note_others(const json_t *config, struct notes *notes, struct err *e)
+{
+    const char *key;
+    json_t *v;
+    char q[STR_QUOTED];
+
+    json_object_foreach((json_t *)config, key, v)
+    {
+        if (!is_known(key))
+            notes_add(notes, NOTE_WARNING, "config.json: key %s of \"quantization_config\" is unknown and not read",
+                      str_quote(q, key));
+    }
+    if (json_object_size(json_object_get(config, "transform_config")))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "\"transform_config\" is not empty: weights that were rotated are not supported; give another "
+                       "checkpoint");
+    if (json_object_size(json_object_get(config, "kv_cache_scheme")))
+        notes_add(notes, NOTE_STRICT,
+                  "config.json: \"kv_cache_scheme\" is set, but scales of a cache are read from ModelOpt's tensors "
+                  "only; the cache is exported as the options say");
+    return 0;
+}
+
+int stored_compressed_read(struct model *m, const json_t *config, struct notes *notes, struct err *e)
 {
     json_t *groups = json_object_get(config, "config_groups"), *o;
     const char *key;
@@ -83,8 +120,9 @@ int stored_compressed_read(struct model *m, const json_t *config, struct err *e)
         return err_set(e, ERR_UNSUPPORTED,
                        "\"sparsity_config\" has another format than \"dense\": sparse weights are "
                        "not supported; give another checkpoint");
-    if (read_format(config, e))
+    if (read_format(config, e) || note_others(config, notes, e))
         return -1;
+    m->quantization.not_symmetric = true;
     json_object_foreach(groups, key, o)
     {
         if (read_group(m, o, &group, e))
@@ -151,7 +189,7 @@ void stored_compressed_load(struct model *m, struct linear *l)
     if (!(q->group = int4_group(m, l, scales, 1)))
         return;
     q->scales = model_weight(m, part(m, l, "weight_scale"), l->out, l->in / q->group);
-    if (weights_part(m, part(m, l, "weight_zero_point")))
+    if (weights_part(m, part(m, l, "weight_zero_point")) || m->quantization.not_symmetric)
         q->zeros = weights_words(m, part(m, l, "weight_zero_point"), l->out / PACK4_WORD, l->in / q->group);
     g_idx = weights_part(m, part(m, l, "weight_g_idx"));
     if (g_idx && g_idx->elements)

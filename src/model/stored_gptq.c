@@ -9,13 +9,14 @@
 #include <string.h>
 #include "model/weights.h"
 
-int stored_gptq_read(struct model *m, const json_t *config, struct err *e)
+int stored_gptq_read(struct model *m, const json_t *config, struct notes *notes, struct err *e)
 {
     static const char *const bits[] = { "bits", "w_bit" }, *const group[] = { "group_size", "q_group_size" };
     const char *format = "gptq";
     bool found, sym = true, marlin = false;
     char q[STR_QUOTED];
 
+    (void)notes; /* whatever else the config says is about making the checkpoint */
     if (int4_read(m, config, bits, group, e) || json_get_string(config, "checkpoint_format", &format, &found, e) ||
         json_get_bool(config, "sym", &sym, &found, e) || json_get_bool(config, "is_marlin_format", &marlin, &found, e))
         return -1;
