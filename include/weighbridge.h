@@ -59,6 +59,7 @@ struct wb_options {     /* zero: the default */
     const char *base_model;  /* of a draft: where an lm_head is taken from that the draft lacks */
     const char *reduced_vocab; /* directory of a vocab_map.safetensors: the rows of lm_head to keep; default: all */
     const char *zero_points;   /* of 4-bit weights, where they do not fold: "exact" (NULL), "clamp", "refuse" */
+    const char *merge_lora;    /* a PEFT LoRA adapter to merge into the weights: a directory, or one inside `model` */
     bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
     const char *corpus;   /* of wb_reduce_vocab, as are the next four: a file of texts (JSON array or JSON lines) */
     unsigned vocab_size;  /* tokens to keep */
@@ -89,7 +90,8 @@ WB_API int wb_plan(const struct wb_options *o, char **plan, struct wb_error *e);
 /* Describes a checkpoint, an EAGLE3 draft, a LoRA adapter, an export or an archive. */
 WB_API int wb_inspect(const char *path, char **description, struct wb_error *e);
 /* Recomputes every tensor and side file of `o->out` from `o->model` by the plain scalar path and compares; -1 with the
- * list of what differs. `o->chat_template` is needed again where the export was made with one. */
+ * list of what differs. `o->chat_template` and `o->merge_lora` are needed again where the export was made with
+ * one; a merged value may be the next one in fp16, and how often it is, is counted. */
 WB_API int wb_verify(const struct wb_options *o, char **report, struct wb_error *e);
 
 /* Writes `o->out`/lora_model.onnx: the graph of `o->out`/model.onnx, on the same data file, with two inputs more for

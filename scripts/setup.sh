@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
     gcc libc6-dev cmake ninja-build pkg-config                                           # to build
     libjansson-dev liburing-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev      # libraries
-    libopenblas-serial-dev                                                               # multiplies LoRA factors
+    libopenblas-openmp-dev                                                               # multiplies LoRA factors
     libzstd-dev                                                                          # compresses archives
     python3 python3-jinja2                                                               # renders chat templates
     python3-venv ca-certificates  # the demo, the tests, and the tokenizers package, which Debian does not have (reduce-vocab)

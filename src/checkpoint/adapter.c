@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_MOST = 16 << 20, RANK_MOST = 1 << 16 };
+enum { CONFIG_MOST = 16 << 20, /* bytes */ RANK_MOST = 2048 };
 
 /* ---- adapter_config.json ---- */
 
@@ -234,9 +234,6 @@ static int check_pair(const struct adapter *ad, const struct adapter_pair *p, do
             "%s: %s: lora_A is [%llu, %llu] and lora_B [%llu, %llu], expected [r, in] and [out, r] with one r", ad->dir,
             q, (unsigned long long)p->a->shape[0], (unsigned long long)p->a->shape[1],
             (unsigned long long)p->b->shape[0], (unsigned long long)p->b->shape[1]);
-    if (p->a->shape[0] > RANK_MOST)
-        return err_set(e, ERR_UNSUPPORTED, "%s: %s: has rank %llu, at most %d is supported", ad->dir, q,
-                       (unsigned long long)p->a->shape[0], RANK_MOST);
     if ((double)p->a->shape[0] != rank)
         return err_set(e, ERR_FORMAT,
                        "%s: %s: lora_A is [%llu, %llu], expected [%g, %llu] by the rank in adapter_config.json",
@@ -367,13 +364,19 @@ void adapter_close(struct adapter *ad)
     ad->config = NULL;
 }
 
-const struct adapter_pair *adapter_take(struct adapter *ad, const char *canonical)
+const struct adapter_pair *adapter_find(const struct adapter *ad, const char *canonical)
 {
     struct adapter_pair key = { .canonical = canonical };
-    struct adapter_pair *p = bsearch(&key, ad->pair, ad->pairs_n, sizeof *p, by_canonical);
+
+    return bsearch(&key, ad->pair, ad->pairs_n, sizeof key, by_canonical);
+}
+
+const struct adapter_pair *adapter_take(struct adapter *ad, const char *canonical)
+{
+    const struct adapter_pair *p = adapter_find(ad, canonical);
 
     if (p)
-        p->taken = true;
+        ad->pair[p - ad->pair].taken = true;
     return p;
 }
 
@@ -384,6 +387,9 @@ int adapter_check_fit(const struct adapter_pair *p, const struct tensor *weight,
     char q[STR_QUOTED];
     int ret = 0;
 
+    if (p->rank > RANK_MOST)
+        return err_set(e, ERR_UNSUPPORTED, "%s: module %s has rank %llu, at most %d can be merged", p->file->path,
+                       str_quote(q, p->module), (unsigned long long)p->rank, RANK_MOST);
     shape_print(&shape, weight);
     if (weight->rank != 2 || weight->shape[0] != out || weight->shape[1] != in)
         ret = err_set(e, ERR_FORMAT,

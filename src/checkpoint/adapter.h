@@ -41,9 +41,10 @@ void adapter_close(struct adapter *ad);
 /* "language_model.model.layers.0.mlp.up_proj" -> "layers.0.mlp.up_proj", whichever wrapper of the decoder stands in
  * front; other modules lose a "model." only. A part of `module`. */
 const char *adapter_canonical(const char *module);
-/* The pair of a canonical name, which is taken then. NULL: there is none. */
+/* The pair of a canonical name, NULL: there is none; the second one takes it. */
+const struct adapter_pair *adapter_find(const struct adapter *ad, const char *canonical);
 const struct adapter_pair *adapter_take(struct adapter *ad, const char *canonical);
-/* Whether the pair is for a weight [out, in] of this shape; else both are named. */
+/* Whether the pair can be merged into this weight [out, in]; where the shapes do not fit both are named. */
 int adapter_check_fit(const struct adapter_pair *p, const struct tensor *weight, struct err *e);
 
 #endif

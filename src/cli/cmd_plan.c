@@ -20,7 +20,7 @@ static void show_tensors(const json_t *plan)
         table_cell(&t, "%s", view_text(v, "name", ""));
         table_cell(&t, "%s", view_shape(shape, v));
         table_cell(&t, "%s -> %s", view_text(v, "source_dtype", "?"), view_text(v, "dtype", "?"));
-        table_cell(&t, "%s", view_text(v, "transform", "-"));
+        table_cell(&t, "%s%s", view_text(v, "transform", "-"), view_count(v, "lora_rank") ? " + lora" : "");
         table_cell(&t, "%" PRIu64, view_count(v, "bytes"));
         table_cell(&t, "%s", view_text(v, "file", "-"));
         table_cell(&t, "%s", view_text(v, "source_file", "-"));

@@ -17,6 +17,9 @@ static void show_text(const json_t *report, bool ok, bool quiet)
     say_count(tensors, view_count(report, "tensors"), "tensor");
     say_count(files, view_count(report, "files"), "file");
     say_bytes(bytes, view_count(report, "bytes"));
+    if (json_object_get(report, "merged"))
+        say(stdout, "merged: %" PRIu64 " values, %" PRIu64 " of them off by one in the last place\n",
+            view_count(report, "merged"), view_count(report, "neighbours"));
     if (ok)
         say(stdout, "ok: %s, %s, %s compared\n", tensors, files, bytes);
     else
@@ -63,6 +66,8 @@ static const struct option_row template_rows[] = {
       .help = "the file that the export was made with, where it was made with one" },
     { "reduced-vocab", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.reduced_vocab), .value = "DIR",
       .initial = "the copy in OUT", .help = "directory of the vocabulary map that the export was made with" },
+    { "merge-lora", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.merge_lora), .value = "ADAPTER",
+      .initial = "none", .help = "the LoRA adapter that was merged, where one was" },
     { "base-model", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.base_model), .value = "DIR",
       .initial = "none", .help = "of a draft that has no lm_head: where it was taken from" },
     { 0 },

@@ -62,8 +62,9 @@ static void show_archive(const json_t *archive)
 static void show_summary(const json_t *report, const struct args *a, unsigned warnings)
 {
     const json_t *totals = json_object_get(report, "totals"), *files = json_object_get(report, "files"), *v;
+    const json_t *merge = json_object_get(report, "merge_lora");
     uint64_t written = 0, hashes = 0;
-    char bytes[24], peak[24], files_text[64], hashes_text[64], warnings_text[64];
+    char bytes[24], peak[24], files_text[64], hashes_text[64], warnings_text[64], merged_text[64];
     size_t i;
 
     json_array_foreach(files, i, v) written += view_count(v, "bytes");
@@ -72,6 +73,9 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
         say_count(files_text, json_array_size(files), "file"), say_bytes(bytes, written), view_real(totals, "wall"),
         view_real(totals, "gb_per_s"), say_memory(peak, view_count(totals, "peak_rss")));
     show_archive(json_object_get(report, "archive"));
+    if (merge)
+        say(stdout, "%s of %s merged into the weights\n", say_count(merged_text, view_count(merge, "merged"), "module"),
+            view_text(merge, "adapter", "?"));
     say(stdout, "%s hashed, %s\n", say_count(hashes_text, hashes, "tensor"),
         say_count(warnings_text, warnings, "warning"));
 }

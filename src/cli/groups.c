@@ -16,6 +16,9 @@ static const struct option_row content_rows[] = {
     { "reduced-vocab", .kind = OPTION_TEXT, AT(wb.reduced_vocab), .value = "DIR", .initial = "none",
       .help = "keep only the rows of lm_head that DIR/vocab_map.safetensors lists, in its order; the embedding stays "
               "whole" },
+    { "merge-lora", .kind = OPTION_TEXT, AT(wb.merge_lora), .value = "ADAPTER", .initial = "none",
+      .help = "merge a PEFT LoRA adapter into the weights on the way: its directory, or the name of one inside MODEL "
+              "(vision-lora)" },
     { "fp8-kv-cache", .kind = OPTION_FLAG, AT(wb.fp8_kv_cache),
       .help = "keep keys and values in FP8, with the scales that ModelOpt's calibration left in the checkpoint" },
     { "chat-template", .kind = OPTION_TEXT, AT(wb.chat_template), .value = "FILE",

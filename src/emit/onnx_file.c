@@ -1,4 +1,5 @@
 #include "emit/onnx_file.h"
+#include "emit/merger.h"
 #include "emit/onnx.pb-c.h"
 #include "emit/units_read.h"
 #include <string.h>
@@ -37,7 +38,10 @@ static int read_inline(const struct recipe *r, const struct checkpoint *c, struc
     j = (struct job){ .src = src, .dst = (void *)t->bytes, .rows = p.rows, .cols = p.cols };
     j.src_pitch = p.cols * dtype_bytes(p.transform->src);
     j.dst_pitch = (p.transform->kind == TRANSFORM_TRANSPOSE ? p.rows : p.cols) * dtype_bytes(p.transform->dst);
-    p.transform->ref(&j);
+    if (p.merge && merger_once(&(struct merge){ p.merge, p.transform, p.gather, 0, 0 }, &j, e))
+        return -1;
+    if (!p.merge)
+        p.transform->ref(&j);
     t->counters = j.counters;
     return 0;
 }

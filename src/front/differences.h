@@ -8,6 +8,7 @@
 struct differences {
     json_t *list;                   /* {what, name, text} */
     uint64_t tensors, files, bytes; /* compared */
+    uint64_t merged, neighbours;    /* values with an adapter in them, and how many are the next in fp16 */
 };
 
 /* `what`: "tensor", "padding", "file", "graph"; the text is one sentence that begins with the name. */

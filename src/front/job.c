@@ -1,5 +1,6 @@
 #include "front/job.h"
 #include "front/draft.h"
+#include "front/merge.h"
 #include "emit/outdir.h"
 #include "emit/runtime_config.h"
 #include "io/io.h"
@@ -77,6 +78,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
         return err_set(e, ERR_USAGE, "a draft takes none of --eagle-base, --fp8-kv-cache and --chat-template");
     if (o->chat_template && o->no_chat_template)
         return err_set(e, ERR_USAGE, "--chat-template and --no-chat-template exclude each other: give one of them");
+    if (o->draft && o->merge_lora)
+        return err_set(e, ERR_USAGE, "a draft takes no --merge-lora: merge the adapter into its base model");
     if (o->draft && o->reduced_vocab)
         return err_set(e, ERR_USAGE, "a draft has a vocabulary of its own: reduce the vocabulary of its base model");
     return job_budget(o, b, e);
@@ -106,6 +109,7 @@ static int choose_mode(struct export_job *j, struct err *e)
             return -1;
         j->mode.vocab = &j->vocab;
     }
+    j->mode.merge = o->merge_lora ? &j->adapter : NULL;
     if (o->fp8_kv_cache && !model_kv_calibrated(&j->model))
         notes_add(
             &j->notes, NOTE_STRICT,
@@ -130,7 +134,7 @@ static int build_graph(struct export_job *j, struct err *e)
     if (j->model.draft)
         return model_check(&j->model, e);
     embedding = model_weight(&j->model, "embed_tokens.weight", j->model.vocab_size, j->model.hidden_size);
-    if (model_check(&j->model, e))
+    if (model_check(&j->model, e) || (j->mode.merge && merge_check(j, e)))
         return -1;
     j->embedding = recipe_cast(&j->arena, recipe_source(&j->arena, embedding), DT_F16, e);
     return j->embedding ? 0 : -1;
@@ -221,6 +225,8 @@ static void make_metadata(struct export_job *j)
     add_meta(j, "weighbridge.reduced_vocab", j->mode.vocab ? j->vocab.hash : "none");
     if (j->model.int4.added + j->model.int4.folded + j->model.int4.clamped)
         add_meta(j, META_ZEROS, j->model.zero_points == ZEROS_CLAMP ? "clamp" : "exact");
+    if (j->mode.merge)
+        add_meta(j, META_MERGE, arena_printf(&j->arena, "%zu modules", merge_modules(&j->adapter)));
     add_meta(j, "weighbridge.chat_template",
              t->processed_from && !strcmp(t->processed_from, "file") ? job_template_file(t->processed_xxh3, &j->arena)
              : j->options->no_chat_template                          ? "none"
@@ -286,6 +292,8 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     if ((o->draft ? model_open_draft : model_open)(&j->model, &j->ckpt, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_MODEL;
+    if (o->merge_lora && merge_open(&j->adapter, &j->model, o->merge_lora, &j->arena, &j->notes, e))
+        return -1;
     zero_points(o->zero_points, &j->model.zero_points, e); /* job_check_options has checked it */
     if (build_graph(j, e))
         return -1;
@@ -330,6 +338,7 @@ void job_release(struct export_job *j)
 {
     graph_release(&j->graph);
     model_close(&j->model);
+    adapter_close(&j->adapter);
     ckpt_close(&j->ckpt);
     notes_release(&j->notes);
     arena_release(&j->arena);

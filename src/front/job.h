@@ -40,7 +40,8 @@ struct export_job {
     struct layout layout;
     struct sidefiles side; /* without model.onnx and the data files */
     struct tokenizer_result tokenizer;
-    struct metadata meta[12];
+    struct adapter adapter; /* to be merged; a zeroed struct: none */
+    struct metadata meta[16];
     size_t meta_n;
     struct inline_tensor *tensor; /* zeros until they are read */
     uint64_t model_onnx;          /* bytes */

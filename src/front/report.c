@@ -1,5 +1,6 @@
 #include "front/report.h"
 #include "front/document.h"
+#include "front/merge.h"
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -16,6 +17,18 @@ json_t *report_notes(const struct notes *n)
         json_array_append_new(list, o);
     }
     return list;
+}
+
+json_t *report_merge(const struct adapter *ad)
+{
+    json_t *o = json_object();
+    size_t merged = merge_modules(ad);
+
+    put_text(o, "adapter", ad->dir);
+    put_u64(o, "modules", ad->pairs_n);
+    put_u64(o, "merged", merged);
+    put_u64(o, "left_out", ad->pairs_n - merged);
+    return o;
 }
 
 static json_t *file_entry(const char *name, uint64_t bytes, const char *origin)
@@ -60,6 +73,8 @@ static json_t *tensor_entry(const struct export_job *j, const char *name, const 
         put_text(o, "source_file", j->ckpt.file[plain.source->file].name);
         put_text(o, "source_dtype", plain.source->dtype_text);
         put_text(o, "transform", plain.transform->name);
+        if (plain.merge)
+            put_u64(o, "lora_rank", plain.merge->rank);
     }
     return o;
 }
@@ -198,6 +213,8 @@ static json_t *document(const struct export_job *j, const struct run_result *run
         put(o, "files", files(j));
         put(o, "tensors", tensors(j, run));
     }
+    if (j->stage >= JOB_GRAPH && j->mode.merge)
+        put(o, "merge_lora", report_merge(&j->adapter));
     if (j->stage >= JOB_GRAPH) {
         put(o, "transforms", transforms_used(j));
         put(o, "unused", unused(j));

@@ -16,5 +16,7 @@ struct export_result {
 json_t *report_export(const struct export_job *j, const struct export_result *r);
 
 json_t *report_notes(const struct notes *n);
+/* What of an adapter was merged. */
+json_t *report_merge(const struct adapter *ad);
 
 #endif

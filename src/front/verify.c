@@ -10,6 +10,7 @@
 #include "front/differences.h"
 #include "front/document.h"
 #include "front/front.h"
+#include "front/merge.h"
 #include "front/report.h"
 #include "front/roles.h"
 #include "front/verify_graph.h"
@@ -108,6 +109,19 @@ static bool vocab_map_spoilt(struct verify *v)
     return true;
 }
 
+static int check_merge(const struct verify *v, struct err *e)
+{
+    const char *modules = onnx_metadata(v->onnx, META_MERGE);
+
+    if (modules && !v->o->merge_lora)
+        return err_set(e, ERR_USAGE,
+                       "%s: a LoRA adapter was merged into it (%s): give the adapter again by --merge-lora ADAPTER",
+                       v->o->out, modules);
+    if (!modules && v->o->merge_lora)
+        return err_set(e, ERR_USAGE, "%s: no LoRA adapter was merged into it: leave --merge-lora out", v->o->out);
+    return 0;
+}
+
 static int read_options(struct verify *v, struct err *e)
 {
     const char *target = onnx_metadata(v->onnx, "weighbridge.target"), *how = onnx_metadata(v->onnx, META_TEMPLATE);
@@ -118,11 +132,14 @@ static int read_options(struct verify *v, struct err *e)
             "%s/model.onnx: has no weighbridge.* metadata, so it was not made by weighbridge: expected an export of "
             "ours",
             v->o->out);
+    if (check_merge(v, e))
+        return -1;
     v->repeat = (struct wb_options){ .model = v->o->model, .target = target, .memory = v->o->memory };
     v->repeat.draft = is_meta(v, "weighbridge.mode", "eagle3_draft");
     v->repeat.base_model = v->o->base_model;
     v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
     v->repeat.reduced_vocab = reduced_vocab(v);
+    v->repeat.merge_lora = v->o->merge_lora;
     v->repeat.fp8_kv_cache = is_meta(v, "weighbridge.fp8_kv_cache", "1");
     v->repeat.zero_points = onnx_metadata(v->onnx, META_ZEROS);
     v->repeat.no_chat_template = !strcmp(how, "none") || (given_template(v) && !v->o->chat_template);
@@ -240,6 +257,8 @@ static int compare_initializer(struct verify *v, const Onnx__TensorProto *t, con
         return 0;
     }
     source = model_source(m, role->weight);
+    if (v->job.mode.merge && role->kind == ROLE_MATRIX && source && source->rank == 2)
+        p.merge = adapter_find(&v->job.adapter, merge_module(role->weight, &v->arena));
     if (v->job.mode.vocab && source && !strcmp(role->weight, "lm_head.weight")) {
         p.rows = v->job.vocab.id;
         p.rows_n = v->job.vocab.n;
@@ -548,6 +567,10 @@ static json_t *document(const struct verify *v)
     put_u64(o, "tensors", v->d.tensors);
     put_u64(o, "files", v->d.files);
     put_u64(o, "bytes", v->d.bytes);
+    if (v->job.mode.merge) {
+        put_u64(o, "merged", v->d.merged);
+        put_u64(o, "neighbours", v->d.neighbours);
+    }
     put(o, "differences", json_incref(v->d.list));
     return o;
 }

@@ -1,6 +1,9 @@
 #include "front/verify_tensor.h"
 #include "emit/units_read.h"
+#include "transform/cast_lane.h"
+#include "transform/merge.h"
 #include "transform/transform.h"
+#include "transform/widen_lane.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +17,12 @@ struct compare { /* of one tensor */
     const char *source_name;
     uint64_t rows, cols;                   /* of the source, or of what is taken of it */
     unsigned char *src, *expected, *found; /* buffers */
+    struct merged {                        /* of a tensor that an adapter was merged into */
+        int fd;
+        unsigned char *raw;
+        float *a, *b; /* all of A, one row of B */
+        float *sum;   /* of a row */
+    } m;
     struct differences *d;
     struct err *e;
 };
@@ -41,10 +50,39 @@ static int mismatch(struct compare *c, uint64_t element, const unsigned char *ex
     return 1;
 }
 
+/* fp16 bits as whole numbers in the order of the values, so that neighbours differ by 1; both zeros are 0. */
+static int32_t place_of(const unsigned char *bits)
+{
+    int32_t h = bits[0] | bits[1] << 8;
+
+    return h & 0x8000 ? -(h & 0x7fff) : h;
+}
+
+static bool is_nan(const unsigned char *bits) { return ((bits[1] & 0x7f) << 8 | bits[0]) > 0x7c00; }
+
+/* The next value on either side will do. */
+static int compare_merged(struct compare *c, const unsigned char *expected, const unsigned char *found, uint64_t n,
+                          uint64_t first_element)
+{
+    for (uint64_t i = 0; i < n; i++, expected += 2, found += 2) {
+        int32_t apart = place_of(found) - place_of(expected);
+
+        if (is_nan(expected) && is_nan(found))
+            continue;
+        if (is_nan(expected) || is_nan(found) || apart < -1 || apart > 1)
+            return mismatch(c, first_element + i, expected, found);
+        c->d->neighbours += apart != 0;
+    }
+    c->d->merged += n;
+    return 0;
+}
+
 /* n fp16 values that stand together in both. */
 static int compare_run(struct compare *c, const unsigned char *expected, const unsigned char *found, uint64_t n,
                        uint64_t first_element)
 {
+    if (c->p->merge)
+        return compare_merged(c, expected, found, n, first_element);
     if (!memcmp(expected, found, n * 2))
         return 0;
     for (uint64_t i = 0; i < n; i++)
@@ -92,6 +130,39 @@ static int compare_cast(struct compare *c)
     return ret;
 }
 
+static int read_factor(struct compare *c, const struct tensor *t, uint64_t first, uint64_t n, float *to)
+{
+    unsigned bytes = dtype_bytes(t->dtype);
+
+    if (file_pread(c->m.fd, c->p->merge->file->path, c->m.raw, n * bytes, t->off + first * bytes, c->e))
+        return -1;
+    widen(to, c->m.raw, t->dtype, n);
+    return 0;
+}
+
+/* From `expected`, the block's weights in fp16 and transposed, to those with the adapter in them. */
+static int merge_block(struct compare *c, uint64_t r0, uint64_t rows, uint64_t c0, uint64_t cols)
+{
+    const struct adapter_pair *p = c->p->merge;
+    struct counters ignored = { 0 };
+
+    for (uint64_t r = 0; r < rows; r++) {
+        uint64_t row = c->p->rows ? (uint64_t)c->p->rows[r0 + r] : r0 + r;
+
+        if (read_factor(c, p->b, row * p->rank, p->rank, c->m.b))
+            return -1;
+        merge_row(c->m.sum, c->m.b, p->rank, c->m.a + c0, c->cols, cols);
+        for (uint64_t i = 0; i < cols; i++) {
+            unsigned char *at = c->expected + (i * rows + r) * 2;
+            float merged = f16_to_f32((uint16_t)(at[0] | at[1] << 8)) + c->m.sum[i] * (float)p->scale;
+            uint16_t h = f32_to_f16(bits_of_f32(merged), &ignored);
+
+            memcpy(at, &h, sizeof h);
+        }
+    }
+    return 0;
+}
+
 /* A block of source rows r0.. and columns c0..: in the export, a run of `rows` values in each of `cols` rows. */
 static int compare_block(struct compare *c, uint64_t r0, uint64_t rows, uint64_t c0, uint64_t cols)
 {
@@ -105,6 +176,8 @@ static int compare_block(struct compare *c, uint64_t r0, uint64_t rows, uint64_t
                         : read_source(c, (c->p->rows ? (uint64_t)c->p->rows[r0] : r0) * c->cols + c0, cols))
         return -1;
     c->t->ref(&j);
+    if (c->p->merge && merge_block(c, r0, rows, c0, cols))
+        return -1;
     if (rows == c->rows) {
         if (fetch(c, c->found, rows * cols * 2, c0 * rows * 2))
             return -1;
@@ -133,11 +206,40 @@ static int compare_transpose(struct compare *c)
     return ret;
 }
 
+static int merged_open(struct compare *c)
+{
+    const struct adapter_pair *p = c->p->merge;
+    struct merged *m = &c->m;
+    size_t a_n = p->a->elements;
+
+    m->raw = malloc((a_n + p->rank) * sizeof(float));
+    m->a = malloc(a_n * sizeof(float));
+    m->b = malloc(p->rank * sizeof(float));
+    m->sum = malloc(c->cols * sizeof(float));
+    if (!m->raw || !m->a || !m->b || !m->sum)
+        return err_set(c->e, ERR_NOMEM, "%s: no memory for the adapter's matrices", c->p->name);
+    if ((m->fd = ckpt_open_source(p->file, c->e)) < 0)
+        return -1;
+    return read_factor(c, p->a, 0, a_n, m->a);
+}
+
+static void merged_close(struct merged *m)
+{
+    if (m->fd >= 0)
+        file_close(m->fd);
+    free(m->raw);
+    free(m->a);
+    free(m->b);
+    free(m->sum);
+}
+
 int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const struct tensor *source, bool transposed,
                   const struct verify_piece *p, struct err *e)
 {
     const struct ckpt_file *file = &ckpt->file[source->file];
-    struct compare c = { .source = source, .p = p, .d = d, .e = e, .source_name = file->name, .source_fd = -1 };
+    struct compare c = {
+        .source = source, .p = p, .d = d, .e = e, .source_name = file->name, .source_fd = -1, .m.fd = -1
+    };
     int ret = -1;
 
     c.t = transform_find(transposed ? TRANSFORM_TRANSPOSE : TRANSFORM_CAST, source->dtype, DT_F16);
@@ -150,7 +252,7 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
         err_set(e, ERR_NOMEM, "%s: no memory to compare it", p->name);
         goto out;
     }
-    if ((c.source_fd = ckpt_open_source(file, e)) < 0)
+    if ((c.source_fd = ckpt_open_source(file, e)) < 0 || (p->merge && merged_open(&c)))
         goto out;
     ret = transposed ? compare_transpose(&c) : compare_cast(&c);
     ret = ret < 0 ? -1 : 0;
@@ -159,6 +261,7 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
 out:
     if (c.source_fd >= 0)
         file_close(c.source_fd);
+    merged_close(&c.m);
     free(c.src);
     free(c.expected);
     free(c.found);

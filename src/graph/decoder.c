@@ -33,11 +33,14 @@ const struct value *weight_vector(struct decoder *w, const char *name, uint64_t 
 const struct value *weight_matrix(struct decoder *w, const char *name, const struct linear *l)
 {
     struct arena *a = w->g->arena;
+    const struct adapter_pair *pair = w->mode->merge ? adapter_take(w->mode->merge, l->module) : NULL;
     const struct recipe *r = recipe_source(a, l->weight);
 
     if (l->rows)
         r = recipe_rows(a, r, l->rows, l->out, w->e);
     r = r ? recipe_cast(a, r, DT_F16, w->e) : NULL;
+    if (r && pair)
+        r = recipe_merge(a, r, pair, w->e);
     return initializer(w, name, l->weight, r ? recipe_transpose(a, r, w->e) : NULL);
 }
 

@@ -14,6 +14,7 @@ struct decoder_mode {   /* what is built of a model; zero: a plain decoder */
     bool eagle_base;    /* tree attention, and the hidden states that an EAGLE3 draft reads */
     unsigned hidden[3]; /* with eagle_base: which states, 0 = the input of layer 0, layers = the normed output */
     const struct vocab_map *vocab; /* rows of lm_head that are kept; NULL: all */
+    struct adapter *merge;         /* is added to the linears that it names, and takes note of them; NULL: none */
     bool fp8_kv_cache;             /* keys and values in FP8, with scales per layer */
 };
 /* The rule of the exporter that we replace for `hidden`; fails on fewer than 3 layers. */

@@ -150,6 +150,18 @@ static const char *head_part(const struct model *m, const char *name)
     return name;
 }
 
+/* Where PEFT wrapped a linear and saved it with its adapters, its own weight is "x.base_layer.weight". */
+static const char *wrapped_name(const struct model *m, const char *full)
+{
+    static const char weight[] = ".weight", bias[] = ".bias";
+    const char *ending = str_ends(full, weight) ? weight : str_ends(full, bias) ? bias : NULL, *wrapped;
+
+    if (!ending || ckpt_find(m->ckpt, full))
+        return full;
+    wrapped = arena_printf(m->arena, "%.*s.base_layer%s", (int)(strlen(full) - strlen(ending)), full, ending);
+    return ckpt_find(m->ckpt, wrapped) ? wrapped : full;
+}
+
 static const char *name_in_file(const struct model *m, const char *name)
 {
     if (m->draft)
@@ -158,7 +170,7 @@ static const char *name_in_file(const struct model *m, const char *name)
         return m->head_name ? m->head_name : name;
     if (!strncmp(name, "lm_head.", 8))
         return head_part(m, name);
-    return arena_printf(m->arena, "%s%s", m->prefix, name);
+    return wrapped_name(m, arena_printf(m->arena, "%s%s", m->prefix, name));
 }
 
 const struct tensor *model_source(const struct model *m, const char *name)

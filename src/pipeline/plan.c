@@ -8,8 +8,8 @@
 #include "pipeline/plan.h"
 #include <stdlib.h>
 #include <string.h>
+#include "emit/merger.h"
 #include "io/io.h"
-#include "pipeline/merger.h"
 
 enum {
     TILE_BYTES_MAX = 4 << 20,  /* reads of 1-4 MiB are the quickest that a disk gives */

@@ -1,6 +1,6 @@
 /* worker.c - loaded tiles through their transforms into slabs. */
 #include "base/clock.h"
-#include "pipeline/merger.h"
+#include "emit/merger.h"
 #include "pipeline/run.h"
 
 static int job_do(const struct run *r, struct merger *m, const struct job_plan *plan, const unsigned char *src,
@@ -15,10 +15,14 @@ static int job_do(const struct run *r, struct merger *m, const struct job_plan *
 
     if (plan->parts)
         recipe_job(plan->parts, plan->first, plan->units, src, &j);
-    if (plan->merge && merger_do(m, plan, &j, e))
-        return -1;
-    if (!plan->merge)
+    if (plan->merge) {
+        struct merge what = { plan->merge, plan->transform, plan->gather, plan->row, plan->col };
+
+        if (merger_do(m, &what, &j, e))
+            return -1;
+    } else {
         transform_best(plan->transform)(&j);
+    }
     *c = j.counters;
     return 0;
 }

@@ -18,13 +18,13 @@ COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert"
             "unpack", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
-CONTENT = "target eagle-base eagle-draft reduced-vocab fp8-kv-cache chat-template no-chat-template strict overwrite zero-points"
+CONTENT = "target eagle-base eagle-draft reduced-vocab merge-lora fp8-kv-cache chat-template no-chat-template strict overwrite zero-points"
 OPTIONS = {
     "export": CONTENT + " pack memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
     "export-draft": "target base-model strict overwrite zero-points memory threads io device report quiet verbose progress help",
     "inspect": "json help",
-    "verify": "chat-template reduced-vocab base-model json quiet verbose progress help",
+    "verify": "chat-template reduced-vocab merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
     "lora process": "strict overwrite quiet verbose help",
     "reduce-vocab": "size corpus method max-samples d2t overwrite json quiet progress help",

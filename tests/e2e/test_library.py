@@ -55,7 +55,7 @@ def test_a_program_of_somebody_else(how, build, tmp_path):
         deps = subprocess.run(["pkg-config", "--libs", "jansson", "liburing", "libprotobuf-c", "libxxhash", "libzstd"],
                               capture_output=True, text=True, check=True).stdout.split()
         triplet = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True).stdout.strip()
-        link = [build / "libweighbridge.a", f"/usr/lib/{triplet}/openblas-serial/libopenblas.a", *deps, "-lm", "-lpthread"]
+        link = [build / "libweighbridge.a", f"/usr/lib/{triplet}/openblas-openmp/libopenblas.a", "-lgomp", *deps, "-lm", "-lpthread"]
     subprocess.run(["gcc", "-std=c17", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}", tmp_path / "use.c", "-o",
                     tmp_path / "use", *link], check=True)
     r = subprocess.run([tmp_path / "use", model, tmp_path / "out"], capture_output=True, text=True)

@@ -6,18 +6,16 @@ import os
 import shutil
 
 import checkpoints
-import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from adapters import CONFIG, NUMPY, Adapter, array, pair
 from checkpoints import Tensor, tensor, write_safetensors
 from conftest import Program, tree
 
 INSERTED = ["llama", "qwen2", "qwen3", "phi4mm"]
 FOREIGN = [*INSERTED, "llama_eagle3", "llama_gptq_g128", "llama_gptq_g128_desc"]
 ADAPTERS = ["lora_llama", "lora_qwen2_bf16"]
-CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "target_modules": ["q_proj"]}
-NUMPY = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
@@ -185,34 +183,6 @@ def test_process_golden(case, weighbridge, golden, compare, tmp_path):
     """The very bytes, header included."""
     weighbridge.ok("lora", "process", golden / "checkpoints" / case, tmp_path / "out")
     assert tree(tmp_path / "out") == tree(golden / "edgellm-0.5" / f"{case}__processed")
-
-
-class Adapter:
-    """tensors by module: (A, B) as numpy; written as PEFT does."""
-
-    def __init__(self, config=None, **modules):
-        self.config = {**CONFIG, **(config or {})}
-        self.tensors = {}
-
-    def add(self, module, a, b, dtype="F32"):
-        self.tensors[f"{module}.lora_A.weight"] = tensor(a, dtype)
-        self.tensors[f"{module}.lora_B.weight"] = tensor(b, dtype)
-        return self
-
-    def write(self, path):
-        path.mkdir()
-        (path / "adapter_config.json").write_text(json.dumps({k: v for k, v in self.config.items() if v is not ...}))
-        write_safetensors(path / "adapter_model.safetensors", self.tensors)
-        return path
-
-
-def pair(r=4, k=6, n=10, seed=0):
-    g = np.random.RandomState(seed)
-    return g.standard_normal((r, k)).astype(np.float32), g.standard_normal((n, r)).astype(np.float32)
-
-
-def array(t):
-    return np.frombuffer(t.data, NUMPY[t.dtype]).reshape(t.shape)
 
 
 def processed(weighbridge, adapter, tmp_path, *options, name="adapter"):

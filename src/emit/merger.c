@@ -1,15 +1,17 @@
-#include "pipeline/merger.h"
+#include "emit/merger.h"
 #include <cblas.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
-#include "checkpoint/adapter.h"
 #include "io/file.h"
 #include "transform/merge.h"
 
 struct rect { /* of the item, rows of which stand in one block of the source */
     uint64_t row, rows, col, cols;
 };
+
+enum { ROOM_ALIGN = 4096 };
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
@@ -21,7 +23,7 @@ size_t merger_bytes(uint64_t rank)
     size_t block = MERGE_ROWS * MERGE_COLS, all = (MERGE_ROWS + MERGE_COLS) * rank * sizeof(float);
 
     all += block * (2 * sizeof(float) + sizeof(uint16_t)) + raw_bytes(rank);
-    return (all + LAYOUT_ALIGN - 1) / LAYOUT_ALIGN * LAYOUT_ALIGN;
+    return (all + ROOM_ALIGN - 1) / ROOM_ALIGN * ROOM_ALIGN;
 }
 
 void merger_init(struct merger *m, void *room, uint64_t rank, int fd, const char *name)
@@ -68,32 +70,47 @@ static int load_b(struct merger *m, const struct adapter_pair *p, uint64_t row, 
     return read_floats(m, p->b, row * p->rank, rows * p->rank, m->b, e);
 }
 
-/* OpenBLAS without threads may be called by many, but keeps buffers for 50 calls at once; beyond that it grumbles on
- * the standard error. */
+/* OpenBLAS keeps buffers for some hundred calls at once; beyond that it grumbles on the standard error. */
 static atomic_uint calls;
-enum { CALLS_MOST = 48 };
+enum { CALLS_MOST = 128 };
 
-static void multiply(const struct merger *m, uint64_t rank)
+static void calls_enter(void)
 {
     while (atomic_fetch_add(&calls, 1) >= CALLS_MOST) {
         atomic_fetch_sub(&calls, 1);
         sched_yield();
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, MERGE_ROWS, MERGE_COLS, (blasint)rank, 1, m->b,
-                (blasint)rank, m->a, MERGE_COLS, 0, m->product, MERGE_COLS);
+}
+
+/* With 12 rows or a multiple and 8 columns a call, x86 kernels with FMA sum term after term and round once for each, as
+ * the BLAS did that made the files of the exporter that we replace; wider ones do not (OpenBLAS 0.3.21 for Haswell and
+ * Zen) and come out one off in the last place here and there.  And calls of at most 2^18 products stay in the thread
+ * that makes them. */
+enum { STRIP_COLS = 8, STRIP_ROWS = 12 };
+
+static void multiply(const struct merger *m, uint64_t rank)
+{
+    int rows = rank <= 512 ? MERGE_ROWS : STRIP_ROWS;
+
+    calls_enter();
+    for (int r = 0; r < MERGE_ROWS; r += rows)
+        for (int c = 0; c < MERGE_COLS; c += STRIP_COLS)
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, STRIP_COLS, (blasint)rank, 1,
+                        m->b + (size_t)r * rank, (blasint)rank, m->a + c, MERGE_COLS, 0,
+                        m->product + r * MERGE_COLS + c, MERGE_COLS);
     atomic_fetch_sub(&calls, 1);
 }
 
-static uint64_t source_row(const struct job_plan *plan, uint64_t row)
+static uint64_t source_row(const struct merge *what, uint64_t row)
 {
-    return plan->gather ? (uint64_t)plan->gather[row] : row;
+    return what->gather ? (uint64_t)what->gather[row] : row;
 }
 
 /* Rounds the weights of `r` to fp16, adds what their block gives them, and rounds into the job's place. */
-static void add(const struct merger *m, const struct job_plan *plan, struct job *j, struct rect r)
+static void add(const struct merger *m, const struct merge *what, struct job *j, struct rect r)
 {
-    const struct transform *t = plan->transform;
-    uint64_t row = r.row - plan->row, col = r.col - plan->col;
+    const struct transform *t = what->transform;
+    uint64_t row = r.row - what->row, col = r.col - what->col;
     size_t src = dtype_bytes(t->src), dst = dtype_bytes(t->dst), across = t->kind == TRANSFORM_TRANSPOSE;
     struct job in = { .src = (const unsigned char *)j->src + row * j->src_pitch + col * src,
                       .src_pitch = j->src_pitch,
@@ -112,8 +129,8 @@ static void add(const struct merger *m, const struct job_plan *plan, struct job 
     transform_best(transform_find(TRANSFORM_CAST, t->src, DT_F16))(&in);
     for (size_t i = 0; i < r.rows; i++)
         merge_add(m->sum + i * MERGE_COLS, m->w + i * MERGE_COLS,
-                  m->product + source_row(plan, r.row + i) % MERGE_ROWS * MERGE_COLS + r.col % MERGE_COLS, r.cols,
-                  (float)plan->merge->scale);
+                  m->product + source_row(what, r.row + i) % MERGE_ROWS * MERGE_COLS + r.col % MERGE_COLS, r.cols,
+                  (float)what->pair->scale);
     transform_best(transform_find(t->kind, DT_F32, DT_F16))(&out);
     in.counters.flushed = in.counters.nan = 0; /* what became of them shows in the result */
     counters_add(&j->counters, &in.counters);
@@ -121,46 +138,65 @@ static void add(const struct merger *m, const struct job_plan *plan, struct job 
 }
 
 /* How many of the job's rows from `row` on stand in one block of the source, at most as many as a block has. */
-static uint64_t rows_of_block(const struct job_plan *plan, uint64_t row, uint64_t end)
+static uint64_t rows_of_block(const struct merge *what, uint64_t row, uint64_t end)
 {
-    uint64_t block = source_row(plan, row) / MERGE_ROWS, n = 1;
+    uint64_t block = source_row(what, row) / MERGE_ROWS, n = 1;
 
-    while (n < MERGE_ROWS && row + n < end && source_row(plan, row + n) / MERGE_ROWS == block)
+    while (n < MERGE_ROWS && row + n < end && source_row(what, row + n) / MERGE_ROWS == block)
         n++;
     return n;
 }
 
 /* All rows of the job in one column of blocks. */
-static int column_do(struct merger *m, const struct job_plan *plan, struct job *j, struct rect r, struct err *e)
+static int column_do(struct merger *m, const struct merge *what, struct job *j, struct rect r, struct err *e)
 {
-    uint64_t end = plan->row + plan->rows, made = UINT64_MAX;
+    uint64_t end = what->row + j->rows, made = UINT64_MAX;
 
-    if (load_a(m, plan->merge, r.col / MERGE_COLS * MERGE_COLS, e))
+    if (load_a(m, what->pair, r.col / MERGE_COLS * MERGE_COLS, e))
         return -1;
-    for (r.row = plan->row; r.row < end; r.row += r.rows) {
-        uint64_t block = source_row(plan, r.row) / MERGE_ROWS;
+    for (r.row = what->row; r.row < end; r.row += r.rows) {
+        uint64_t block = source_row(what, r.row) / MERGE_ROWS;
 
-        r.rows = rows_of_block(plan, r.row, end);
+        r.rows = rows_of_block(what, r.row, end);
         if (block != made) {
-            if (load_b(m, plan->merge, block * MERGE_ROWS, e))
+            if (load_b(m, what->pair, block * MERGE_ROWS, e))
                 return -1;
-            multiply(m, plan->merge->rank);
+            multiply(m, what->pair->rank);
             made = block;
         }
-        add(m, plan, j, r);
+        add(m, what, j, r);
     }
     return 0;
 }
 
-int merger_do(struct merger *m, const struct job_plan *plan, struct job *j, struct err *e)
+int merger_do(struct merger *m, const struct merge *what, struct job *j, struct err *e)
 {
-    uint64_t end = plan->col + plan->cols;
-    struct rect r = { .col = plan->col };
+    uint64_t end = what->col + j->cols;
+    struct rect r = { .col = what->col };
 
     for (; r.col < end; r.col += r.cols) {
         r.cols = least((r.col / MERGE_COLS + 1) * MERGE_COLS, end) - r.col;
-        if (column_do(m, plan, j, r, e))
+        if (column_do(m, what, j, r, e))
             return -1;
     }
     return 0;
+}
+
+int merger_once(const struct merge *what, struct job *j, struct err *e)
+{
+    const struct ckpt_file *f = what->pair->file;
+    void *room = malloc(merger_bytes(what->pair->rank));
+    struct merger m;
+    int fd = ckpt_open_source(f, e), ret = -1;
+
+    if (!room)
+        err_set(e, ERR_NOMEM, "%s: no memory to merge it", f->path);
+    if (room && fd >= 0) {
+        merger_init(&m, room, what->pair->rank, fd, f->path);
+        ret = merger_do(&m, what, j, e);
+    }
+    if (fd >= 0)
+        file_close(fd);
+    free(room);
+    return ret;
 }
