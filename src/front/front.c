@@ -29,7 +29,7 @@ void front_note_losses(struct notes *n, const char *tensor, uint64_t elements, c
     unsigned long long all = elements;
     float worst;
 
-    if (!(c->overflow || c->flushed || c->nan) || ++*lossy > ERR_LINES)
+    if (!(c->overflow || c->flushed || c->nan || c->clamped) || ++*lossy > ERR_LINES)
         return;
     memcpy(&worst, &c->worst, sizeof worst);
     if (c->overflow)
@@ -38,6 +38,9 @@ void front_note_losses(struct notes *n, const char *tensor, uint64_t elements, c
     if (c->flushed)
         notes_add(n, NOTE_STRICT, "%s: %llu of %llu values became zero in fp16", tensor, (unsigned long long)c->flushed,
                   all);
+    if (c->clamped)
+        notes_add(n, NOTE_WARNING, "%s: %llu 4-bit weights were clamped, by %u steps of their scale at most", tensor,
+                  (unsigned long long)c->clamped, (unsigned)c->clamped_most);
     if (c->nan)
         notes_add(n, NOTE_STRICT, "%s: %llu of %llu values are NaN", tensor, (unsigned long long)c->nan, all);
 }
@@ -45,5 +48,5 @@ void front_note_losses(struct notes *n, const char *tensor, uint64_t elements, c
 void front_note_more_losses(struct notes *n, size_t lossy)
 {
     if (lossy > ERR_LINES)
-        notes_add(n, NOTE_STRICT, "and %zu more tensors lost values in the cast to fp16", lossy - ERR_LINES);
+        notes_add(n, NOTE_STRICT, "and %zu more tensors lost values in fp16 or by clamping", lossy - ERR_LINES);
 }

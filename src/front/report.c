@@ -90,6 +90,7 @@ static void put_result(json_t *o, const struct counters *c, uint64_t xxh3)
     put_u64(o, "flushed", c->flushed);
     put_u64(o, "nan", c->nan);
     put_u64(o, "clamped", c->clamped);
+    put_u64(o, "clamped_most", c->clamped_most);
     memcpy(&worst, &c->worst, sizeof worst);
     put(o, "worst", c->overflow ? json_real((double)worst) : json_null());
 }
@@ -263,6 +264,8 @@ static json_t *totals(const struct export_job *j, const struct export_result *r)
     put_u64(o, "overflow", sum.overflow);
     put_u64(o, "flushed", sum.flushed);
     put_u64(o, "nan", sum.nan);
+    put_u64(o, "clamped", sum.clamped);
+    put_u64(o, "clamped_most", sum.clamped_most);
     return o;
 }
 

@@ -144,7 +144,7 @@ static void pack4_ref(struct job *j, enum transform_kind kind)
             if (j->zeros.at) {
                 size_t g = panel ? group_at(j, first + k) : k / j->pack->group;
 
-                q = nibble_clamp(q, 0, PACK4_ZERO - zero_at(j, kind, n / 8, n % 8, g), &sum.clamped);
+                q = nibble_clamp(q, 0, PACK4_ZERO - zero_at(j, kind, n / 8, n % 8, g), &sum);
             }
             *dst = (uint8_t)(at % 2 ? *dst | q << 4 : q);
         }
@@ -237,7 +237,7 @@ INLINE void load_out(struct unit *unit, const struct job *j, size_t r, size_t u,
 /* A group is a multiple of 8 inputs: one zero point for each word.  Where nothing leaves 0..15, adding to all eight
  * nibbles at once carries nothing from one to the next. */
 INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_kind kind, size_t r, size_t u,
-                       uint64_t *clamped)
+                       struct counters *c)
 {
     bool panel = kind == TRANSFORM_PACK4_IN || kind == TRANSFORM_PACK4_AWQ;
 
@@ -250,7 +250,7 @@ INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_ki
             uint32_t w = unit->w[i][n], moved = 0;
 
             for (unsigned b = 0; j->pack->clamp && b < 8; b++)
-                moved |= nibble_clamp(w, b, d, clamped);
+                moved |= nibble_clamp(w, b, d, c);
             unit->w[i][n] = j->pack->clamp ? moved : w + (uint32_t)d * PACK4_ONES;
         }
     }
@@ -316,7 +316,7 @@ INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine 
     size_t pitch = panel ? j->dst_pitch : cells * PACK4_CELL;
     bool stream = m->stream && ((uintptr_t)j->dst | pitch) % 32 == 0 && cells * units * 2 * PACK4_CELL >= STREAM_MIN;
     uint32_t *order = order_of(j);
-    uint64_t clamped = 0;
+    struct counters sum = { 0 };
 
     for (size_t r0 = 0; r0 < cells; r0 += CELLS)
         for (size_t u0 = 0; u0 < units; u0 += BATCH)
@@ -331,7 +331,7 @@ INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine 
                     if (!loaded)
                         load(&unit[i], j, kind, order, r, u0 + i);
                     if (j->zeros.at)
-                        fold_zeros(&unit[i], j, kind, r, u0 + i, &clamped);
+                        fold_zeros(&unit[i], j, kind, r, u0 + i, &sum);
                     if (stream)
                         m->stream(&unit[i], dst, dst + pitch);
                     else
@@ -339,7 +339,7 @@ INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine 
                 }
             }
     free(order);
-    j->counters = (struct counters){ .clamped = clamped };
+    j->counters = sum;
 }
 
 #if defined(__x86_64__)

@@ -8,6 +8,7 @@
 #define TRANSFORM_PACK4_LANE_H
 #include <stdint.h>
 #include "transform/lane.h"
+#include "transform/transform.h"
 
 enum {
     PACK4_IN = 64,    /* inputs that are laid out together */
@@ -34,12 +35,14 @@ LANE uint32_t pack4_turn(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3, uns
 }
 
 /* A nibble of a word moved by d, within 0..15. */
-LANE uint32_t nibble_clamp(uint32_t word, unsigned i, int d, uint64_t *clamped)
+LANE uint32_t nibble_clamp(uint32_t word, unsigned i, int d, struct counters *c)
 {
-    int v = (int)(word >> 4 * i & 15) + d;
+    int v = (int)(word >> 4 * i & 15) + d, kept = v < 0 ? 0 : v > 15 ? 15 : v;
+    uint32_t lost = (uint32_t)(v < kept ? kept - v : v - kept);
 
-    *clamped += v < 0 || v > 15;
-    return (uint32_t)(v < 0 ? 0 : v > 15 ? 15 : v) << 4 * i;
+    c->clamped += lost != 0;
+    c->clamped_most = lost > c->clamped_most ? lost : c->clamped_most;
+    return (uint32_t)kept << 4 * i;
 }
 
 /* Which output's weight stands at nibble i of an AWQ word. */

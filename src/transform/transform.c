@@ -113,5 +113,6 @@ void counters_add(struct counters *sum, const struct counters *c)
     sum->flushed += c->flushed;
     sum->nan += c->nan;
     sum->clamped += c->clamped;
+    sum->clamped_most = c->clamped_most > sum->clamped_most ? c->clamped_most : sum->clamped_most;
     sum->worst = c->worst > sum->worst ? c->worst : sum->worst;
 }

@@ -18,7 +18,8 @@ struct counters {
     uint64_t flushed;  /* values other than zero that became zero */
     uint64_t nan;      /* NaNs, which stay NaNs */
     uint32_t worst;
-    uint64_t clamped; /* 4-bit weights that their shifted zero point does not leave in 0..15 */
+    uint64_t clamped;      /* 4-bit weights that their shifted zero point does not leave in 0..15 */
+    uint32_t clamped_most; /* how many steps of their scale one of them lost at most */
 };
 
 void counters_add(struct counters *sum, const struct counters *c);

@@ -318,6 +318,9 @@ def test_clamping_on_request(method, weighbridge, tmp_path):
     counted = {t["name"]: t["clamped"] for t in report["tensors"] if t.get("clamped")}
     outside = {m: int(((v.folded() < 0) | (v.folded() > 15)).sum()) for m, v in q.linears.items()}
     assert counted == {int4.Export(out).plugins[m].input[1]: n for m, n in outside.items()} and "clamp" in said
+    most = max(t["clamped_most"] for t in report["tensors"])
+    assert report["totals"]["clamped"] == sum(outside.values()) and report["totals"]["clamped_most"] == most
+    assert most == max(int(np.abs(v.folded() - np.clip(v.folded(), 0, 15)).max()) for v in q.linears.values())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -432,15 +432,16 @@ static void an_empty_job_does_nothing(void **state)
 
 static void counters_add_up(void **state)
 {
-    struct counters sum = { 1, 2, 3, 7, 4 };
+    struct counters sum = { 1, 2, 3, 7, 4, 5 };
 
     (void)state;
-    counters_add(&sum, &(struct counters){ 10, 20, 30, 5, 40 });
+    counters_add(&sum, &(struct counters){ 10, 20, 30, 5, 40, 3 });
     assert_int_equal(sum.worst, 7);
-    counters_add(&sum, &(struct counters){ 100, 200, 300, 9, 400 });
+    counters_add(&sum, &(struct counters){ 100, 200, 300, 9, 400, 6 });
     assert_int_equal(sum.overflow, 111);
     assert_int_equal(sum.flushed, 222);
     assert_int_equal(sum.clamped, 444);
+    assert_int_equal(sum.clamped_most, 6);
     assert_int_equal(sum.nan, 333);
     assert_int_equal(sum.worst, 9);
 }
