@@ -333,8 +333,33 @@ static bool has_model(const char *dir, struct arena *a)
 
 bool adapter_is_there(const char *dir, struct arena *a)
 {
-    return file_exists(arena_printf(a, "%s/" ADAPTER_CONFIG, dir)) &&
-           (!file_exists(arena_printf(a, "%s/config.json", dir)) || !has_model(dir, a));
+    return adapter_is_processed(dir, a) ||
+           (file_exists(arena_printf(a, "%s/" ADAPTER_CONFIG, dir)) &&
+            (!file_exists(arena_printf(a, "%s/config.json", dir)) || !has_model(dir, a)));
+}
+
+bool adapter_is_processed(const char *dir, struct arena *a)
+{
+    return file_exists(arena_printf(a, "%s/" ADAPTER_PROCESSED, dir)) && !has_model(dir, a);
+}
+
+int adapter_open_processed(struct adapter *ad, const char *dir, struct arena *a, struct err *e)
+{
+    *ad = (struct adapter){ .dir = dir, .config_path = arena_printf(a, "%s/config.json", dir) };
+    if (ckpt_open_file(&ad->file, arena_printf(a, "%s/" ADAPTER_PROCESSED, dir), a, e) ||
+        !(ad->config = read_json(ad->config_path, CONFIG_MOST, e)))
+        return -1;
+    ad->pair = arena_array(a, ad->file.tensors_n + 1, sizeof *ad->pair);
+    for (size_t i = 0; i < ad->file.tensors_n; i++) {
+        const struct tensor *t = &ad->file.tensor[i];
+        struct adapter_pair p = { .a = t };
+
+        if (split_name(t->name, &p.module, a) != HALF_A || t->rank != 2)
+            continue;
+        p.rank = t->shape[1]; /* [k, r] */
+        ad->pair[ad->pairs_n++] = p;
+    }
+    return 0;
 }
 
 int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct notes *notes, struct err *e)

@@ -9,8 +9,9 @@
 #define CHECKPOINT_ADAPTER_H
 #include "checkpoint/checkpoint.h"
 
-#define ADAPTER_CONFIG  "adapter_config.json"
-#define ADAPTER_WEIGHTS "adapter_model.safetensors"
+#define ADAPTER_CONFIG    "adapter_config.json"
+#define ADAPTER_WEIGHTS   "adapter_model.safetensors"
+#define ADAPTER_PROCESSED "processed_adapter_model.safetensors" /* as the runtime loads it, beside config.json */
 
 struct adapter_pair {
     const char *module;           /* as the adapter spells it, without "base_model.model." */
@@ -32,8 +33,11 @@ struct adapter {
     size_t norms_n;
 };
 
-/* Is `dir` an adapter, and not a model with an adapter beside it? */
+/* Is `dir` an adapter, processed or not, and not a model with an adapter beside it? */
 bool adapter_is_there(const char *dir, struct arena *a);
+bool adapter_is_processed(const char *dir, struct arena *a);
+/* What can be said of a processed adapter: modules and ranks; its scale is in the weights. */
+int adapter_open_processed(struct adapter *ad, const char *dir, struct arena *a, struct err *e);
 /* Everything lives in the arena but config, which adapter_close gives back; no file stays open. */
 int adapter_open(struct adapter *ad, const char *dir, struct arena *a, struct notes *notes, struct err *e);
 void adapter_close(struct adapter *ad);

@@ -1,4 +1,4 @@
-/* inspect_adapter.c - what a PEFT LoRA adapter changes, and by how much. */
+/* inspect_adapter.c - what a LoRA adapter changes, and by how much: PEFT's, or processed for the runtime. */
 #include "checkpoint/adapter.h"
 #include "front/document.h"
 #include "front/inspect.h"
@@ -49,10 +49,11 @@ static json_t *ranks(const struct adapter *ad)
     return one;
 }
 
-static json_t *summary(const struct adapter *ad)
+static json_t *summary(const struct adapter *ad, bool processed)
 {
     json_t *o = json_object();
 
+    put(o, "processed", json_boolean(processed));
     put_text(o, "base_model", json_string_value(json_object_get(ad->config, "base_model_name_or_path")));
     put(o, "rank", ranks(ad));
     put(o, "alpha", json_copy(json_object_get(ad->config, "lora_alpha")));
@@ -76,16 +77,17 @@ json_t *inspect_adapter(const char *path, struct arena *a, struct err *e)
     struct adapter ad = { 0 };
     struct checkpoint c = { 0 };
     struct notes notes = { 0 };
-    int refused = adapter_open(&ad, path, a, &notes, e);
+    bool processed = adapter_is_processed(path, a);
+    int refused = processed ? adapter_open_processed(&ad, path, a, e) : adapter_open(&ad, path, a, &notes, e);
 
-    if (refused && open_tensors(&c, path, a))
+    if (refused && (processed || open_tensors(&c, path, a)))
         goto out;
     doc = json_object();
     put_text(doc, "kind", "adapter");
     put_text(doc, "path", path);
     put_text(doc, "container", "safetensors");
     if (!refused)
-        put(doc, "adapter", summary(&ad));
+        put(doc, "adapter", summary(&ad, processed));
     inspect_problem(problems, e);
     put(doc, "notes", report_notes(&notes));
     inspect_tensors(doc, refused ? &c : &ad.file);

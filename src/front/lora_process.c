@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WEIGHTS "processed_adapter_model.safetensors"
 enum {
     TENSOR_MOST = 256 << 20 /* bytes: rank 1024 of a linear with 65536 inputs, in F32 */
 };
@@ -173,8 +172,8 @@ static int cancelled(const struct process *p, struct err *e)
 
 static int write_weights(struct process *p, const struct str *header, struct err *e)
 {
-    const char *shown = arena_printf(&p->arena, "%s/" WEIGHTS, p->out.partial);
-    int fd = file_create(p->out.fd, WEIGHTS, shown, e), ret;
+    const char *shown = arena_printf(&p->arena, "%s/" ADAPTER_PROCESSED, p->out.partial);
+    int fd = file_create(p->out.fd, ADAPTER_PROCESSED, shown, e), ret;
 
     if (fd < 0)
         return -1;
@@ -217,7 +216,7 @@ static json_t *document(const struct process *p)
 
     put_text(o, "adapter", p->o->model);
     put_text(o, "out", p->o->out);
-    put_text(o, "file", WEIGHTS);
+    put_text(o, "file", ADAPTER_PROCESSED);
     put_u64(o, "bytes", p->all);
     for (size_t i = 0; i < p->pairs_n; i++) {
         const struct adapter_pair *pair = &p->pair[i];

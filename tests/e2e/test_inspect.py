@@ -123,9 +123,23 @@ def adapter(path, **config):
 def test_several_ranks(weighbridge, tmp_path):
     path = adapter(tmp_path / "a", rank_pattern={"layers.1.self_attn.q_proj": 2}, use_rslora=True)
     said, text = inspect(weighbridge, path)
-    assert said["adapter"] == {"base_model": "base/Model-7B", "rank": [2, 4], "alpha": 8, "rslora": True,
+    assert said["adapter"] == {"processed": False, "base_model": "base/Model-7B", "rank": [2, 4], "alpha": 8, "rslora": True,
                                "targets": ["q_proj"], "modules": 2}
     assert "base_model base/Model-7B, rank 2, 4, alpha 8, rslora yes, targets q_proj, modules 2" in text
+
+
+def test_processed_adapters(weighbridge, golden, tmp_path):
+    weighbridge.ok("lora", "process", golden / "checkpoints" / "lora_llama", tmp_path / "out", "-q")
+    before, _ = inspect(weighbridge, golden / "checkpoints" / "lora_llama")
+    said, text = inspect(weighbridge, tmp_path / "out")
+    targets = set(before["adapter"]["targets"]) - {"lm_head"}  # which the runtime does not take
+    assert said["kind"] == "adapter" and set(said["adapter"]["targets"]) == targets
+    assert {**said["adapter"], "targets": 0} == {**before["adapter"], "processed": True, "modules": 28, "targets": 0}
+    assert "adapter: processed yes, " in text
+    (tmp_path / "out" / "config.json").write_text("[]")
+    assert "config.json" in weighbridge.refuses("inspect", tmp_path / "out")
+    checkpoints.make(tmp_path / "out")
+    assert inspect(weighbridge, tmp_path / "out")[0]["kind"] == "checkpoint"
 
 
 def test_an_adapter_that_is_refused_is_still_named_as_one(weighbridge, tmp_path):
