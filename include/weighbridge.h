@@ -38,6 +38,7 @@ enum wb_status {
 struct wb_error {
     enum wb_status status;
     char message[4096];
+    bool resumable; /* OUT.partial keeps what is finished: the same call with `resume` goes on from there */
 };
 
 struct wb_progress {
@@ -69,6 +70,7 @@ struct wb_options {     /* zero: the default */
     const char *archive;  /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it */
     bool strict;          /* warnings that may mean a wrong model are errors */
     bool overwrite;       /* replace an existing export or archive, once the new one is complete */
+    bool resume;          /* go on from what an interrupted run left in OUT.partial; nothing there: begin */
     uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB */
     unsigned threads;     /* workers; default: processors, at most 8 */
     const char *io;       /* "auto" (default), "uring", "pread", "fault" */

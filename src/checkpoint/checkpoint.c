@@ -219,7 +219,7 @@ int ckpt_open_source(const struct ckpt_file *file, struct err *e)
     if (fd < 0 || file_same(&file->id, &now))
         return fd;
     close(fd);
-    return err_set(e, ERR_IO, "%s: has changed since this run began to read it: run again", file->path);
+    return err_set(e, ERR_FORMAT, "%s: has changed since this run began to read it: run again", file->path);
 }
 
 int ckpt_read(const struct checkpoint *c, const struct tensor *t, void *buf, struct err *e)

@@ -23,6 +23,7 @@ static const struct option_row rows[] = {
     { "strict", .kind = OPTION_FLAG, AT(wb.strict), .help = "refuse what is otherwise a warning" },
     { "overwrite", .kind = OPTION_FLAG, AT(wb.overwrite),
       .help = "replace OUT where it is an older export; the old one stays until the new one is complete" },
+    OPTION_ROW_RESUME,
     { 0 },
 };
 static const struct option_group options_draft = { "What is written", rows };

@@ -99,6 +99,15 @@ static int show(const char *text, struct report_file *file, const struct args *a
     return STATUS_DONE;
 }
 
+static int failed(const struct wb_error *e, const struct args *a)
+{
+    int status = run_failed(e, "nothing was published");
+
+    if (e->resumable)
+        say_note("%s.partial keeps what is finished: the same export with --resume goes on from there", a->wb.out);
+    return status;
+}
+
 int export_run(struct args *a)
 {
     struct report_file file;
@@ -112,7 +121,7 @@ int export_run(struct args *a)
     run_begin(&r, a);
     bad = wb_export(&a->wb, &text, &e);
     run_end(&r);
-    status = bad ? run_failed(&e, "nothing was published") : show(text, &file, a, r.warnings);
+    status = bad ? failed(&e, a) : show(text, &file, a, r.warnings);
     report_close(&file);
     wb_free(text);
     return status;

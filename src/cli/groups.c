@@ -1,5 +1,6 @@
 /* groups.c - the options that several commands share. */
 #include "cli/cli.h"
+#include "cli/export.h"
 #include <limits.h>
 
 #define AT(member) .place = offsetof(struct args, member)
@@ -31,6 +32,7 @@ static const struct option_row content_rows[] = {
               "target cannot express" },
     { "overwrite", .kind = OPTION_FLAG, AT(wb.overwrite),
       .help = "replace OUT where it is an older export; the old one stays until the new one is complete" },
+    OPTION_ROW_RESUME,
     { 0 },
 };
 const struct option_group options_content = { "What is written", content_rows };

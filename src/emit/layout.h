@@ -8,6 +8,7 @@
  * can be written by direct I/O. */
 #ifndef EMIT_LAYOUT_H
 #define EMIT_LAYOUT_H
+#include <stdbool.h>
 #include "base/arena.h"
 #include "graph/dialect.h"
 #include "graph/graph.h"
@@ -28,6 +29,7 @@ struct placed { /* one tensor of a data file */
     unsigned file; /* index into layout.file */
     uint64_t off;  /* a multiple of LAYOUT_ALIGN */
     uint64_t bytes;
+    bool done; /* an earlier run has written it, so it is not planned any more */
 };
 
 struct layout {

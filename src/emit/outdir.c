@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define ASIDE ".weighbridge-aside" /* stands in OUT.partial while the older export may be called OUT.old */
+
 char *outdir_path(struct arena *a, const char *path)
 {
     char *p = arena_strdup(a, path);
@@ -114,8 +116,18 @@ int outdir_check(const char *given, const char *model, bool overwrite, bool *exi
     return 0;
 }
 
-/* Everything below an open directory, which stays, but for the entry `keep`. Links are removed, not followed. */
-static int remove_below(int dir_fd, const char *keep)
+static bool is_among(const char *name, const char *const *list)
+{
+    while (*list && strcmp(name, *list))
+        list++;
+    return *list;
+}
+
+static const char *const nothing[] = { NULL };
+static const char *const the_mark[] = { OUTDIR_MARK, NULL };
+
+/* Everything below an open directory, which stays, but for the entries `keep`. Links are removed, not followed. */
+static int remove_below(int dir_fd, const char *const *keep)
 {
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -130,10 +142,10 @@ static int remove_below(int dir_fd, const char *keep)
         const char *name = entry->d_name;
         int sub;
 
-        if (!strcmp(name, ".") || !strcmp(name, "..") || !strcmp(name, keep) || !unlinkat(dir_fd, name, 0))
+        if (!strcmp(name, ".") || !strcmp(name, "..") || is_among(name, keep) || !unlinkat(dir_fd, name, 0))
             continue;
         sub = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (sub < 0 || remove_below(sub, "") || unlinkat(dir_fd, name, AT_REMOVEDIR))
+        if (sub < 0 || remove_below(sub, nothing) || unlinkat(dir_fd, name, AT_REMOVEDIR))
             ret = -1;
         if (sub >= 0)
             close(sub);
@@ -145,16 +157,18 @@ static int remove_below(int dir_fd, const char *keep)
 /* A marked directory goes, its mark last: whoever is interrupted leaves something that the next run may remove. */
 static void remove_marked(int fd, const char *path)
 {
-    if (!remove_below(fd, OUTDIR_MARK) && !unlinkat(fd, OUTDIR_MARK, 0))
+    if (!remove_below(fd, the_mark) && !unlinkat(fd, OUTDIR_MARK, 0))
         rmdir(path);
 }
 
-static bool is_marked(int fd)
+static bool has(int fd, const char *name)
 {
     struct stat st;
 
-    return !fstatat(fd, OUTDIR_MARK, &st, AT_SYMLINK_NOFOLLOW);
+    return !fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW);
 }
+
+static bool is_marked(int fd) { return has(fd, OUTDIR_MARK); }
 
 /* Whether the name still means the directory that we hold open. */
 static bool is_there(int fd, const char *path)
@@ -164,7 +178,7 @@ static bool is_there(int fd, const char *path)
     return !fstat(fd, &held) && !lstat(path, &named) && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
 }
 
-static int lock(struct outdir *o, bool created, struct err *e)
+static int lock(struct outdir *o, bool created, bool resume, struct err *e)
 {
     int code;
 
@@ -185,23 +199,39 @@ static int lock(struct outdir *o, bool created, struct err *e)
         return err_set(e, ERR_REFUSED,
                        "%s: exists and was not left by an earlier run: remove it or give another directory",
                        o->partial);
-    if (remove_below(o->fd, OUTDIR_MARK))
-        return err_errno(e, errno, "%s: what an earlier run left there cannot be removed", o->partial);
-    return 0;
+    o->resumed = resume;
+    return resume ? 0 : outdir_clear(o, nothing, e);
 }
 
-int outdir_create(struct outdir *o, const char *given, bool replaces, struct arena *a, struct err *e)
+int outdir_clear(const struct outdir *o, const char *const *keep, struct err *e)
+{
+    const char *all[OUTDIR_KEEP_MOST + 2] = { OUTDIR_MARK };
+
+    for (size_t i = 0; keep[i] && i < OUTDIR_KEEP_MOST; i++)
+        all[i + 1] = keep[i];
+    return remove_below(o->fd, all)
+               ? err_errno(e, errno, "%s: what an earlier run left there cannot be removed", o->partial)
+               : 0;
+}
+
+static void name_all(struct outdir *o, const char *given, struct arena *a)
+{
+    *o = (struct outdir){ .path = outdir_path(a, given), .fd = -1 };
+    o->partial = arena_printf(a, "%s.partial", o->path);
+    o->aside = arena_printf(a, "%s.old", o->path);
+}
+
+static int create(struct outdir *o, const char *given, bool replaces, bool resume, struct arena *a, struct err *e)
 {
     bool created;
 
-    *o = (struct outdir){ .path = outdir_path(a, given), .fd = -1, .replaces = replaces };
-    o->partial = arena_printf(a, "%s.partial", o->path);
-    o->aside = arena_printf(a, "%s.old", o->path);
+    name_all(o, given, a);
+    o->replaces = replaces;
     o->was_empty = replaces && is_empty(o->path);
     created = !mkdir(o->partial, 0777);
     if (!created && errno != EEXIST)
         return err_errno(e, errno, "%s: cannot be created", o->partial);
-    if (lock(o, created, e)) { /* whatever is there is not ours to remove */
+    if (lock(o, created, resume, e)) { /* whatever is there is not ours to remove */
         if (o->fd >= 0)
             close(o->fd);
         o->fd = -1;
@@ -214,9 +244,21 @@ int outdir_create(struct outdir *o, const char *given, bool replaces, struct are
     return 0;
 }
 
+int outdir_create(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e)
+{
+    return create(o, out, replaces, false, a, e);
+}
+
+int outdir_go_on(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e)
+{
+    return create(o, out, replaces, true, a, e);
+}
+
 /* Where the file system cannot exchange two names: two renames, and back when the second fails. */
 static int exchange_slowly(struct outdir *o, struct err *e)
 {
+    if (file_create_whole(o->fd, ASIDE, o->partial, "", 0, e) || fsync(o->fd))
+        return err_errno(e, errno, "%s: cannot be flushed to disk", o->partial);
     if (rename(o->path, o->aside))
         return err_errno(e, errno, "%s: cannot be moved aside to %s", o->path, o->aside);
     if (rename(o->partial, o->path)) {
@@ -224,7 +266,6 @@ static int exchange_slowly(struct outdir *o, struct err *e)
         rename(o->aside, o->path);
         return -1;
     }
-    o->partial = o->aside; /* where the older one lies now */
     return 0;
 }
 
@@ -268,41 +309,118 @@ static int flush_parent(const struct outdir *o, struct err *e)
     return ret;
 }
 
-/* What cannot be removed stays under OUT.partial, marked as ours. */
-static void remove_older(const struct outdir *o)
+/* Opened and locked; -1: it is not there, or a run that lives holds it. */
+static int open_idle(const char *path)
 {
-    int fd = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd < 0 || (!flock(fd, LOCK_EX | LOCK_NB) && is_there(fd, path)))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Only what can be nothing else: others may use such a name. What cannot be removed stays, marked as ours. */
+static void remove_older(const char *path)
+{
+    int fd = open_idle(path);
+    struct arena a = { 0 };
     struct err ignored = { 0 };
 
     if (fd < 0)
         return;
-    file_create_whole(fd, OUTDIR_MARK, o->partial, "", 0, &ignored);
-    remove_marked(fd, o->partial);
+    if (is_marked(fd) || is_empty(path) || is_export(path, &a)) {
+        if (!is_marked(fd))
+            file_create_whole(fd, OUTDIR_MARK, path, "", 0, &ignored);
+        remove_marked(fd, path);
+    }
     close(fd);
+    arena_release(&a);
+}
+
+/* OUT is published and open as `fd`. The mark in it goes last: while it is there, the next run knows what the older
+ * directory is. */
+static void tidy(const struct outdir *o, int fd)
+{
+    remove_older(has(fd, ASIDE) ? o->aside : o->partial);
+    unlinkat(fd, ASIDE, 0);
+    unlinkat(fd, OUTDIR_MARK, 0);
+    fsync(fd);
 }
 
 int outdir_publish(struct outdir *o, struct err *e)
 {
-    if (fsync(o->fd))
+    int fd = o->fd, ret;
+
+    if (fsync(fd))
         return err_errno(e, errno, "%s: cannot be flushed to disk", o->partial);
     if (swap_in(o, e))
         return -1;
-    unlinkat(o->fd, OUTDIR_MARK, 0); /* only now: until it is published, the next run may remove it */
-    fsync(o->fd);
-    close(o->fd);
-    o->fd = -1;
-    if (flush_parent(o, e))
-        return -1;
-    if (o->replaces)
-        remove_older(o);
+    o->fd = -1; /* it is OUT's from here on: nothing of it may be discarded */
+    ret = flush_parent(o, e);
+    tidy(o, fd);
+    close(fd);
+    return ret;
+}
+
+/* Between the two renames of a file system without exchange: the older export gets its name back. */
+static int give_back(const struct outdir *o, int partial_fd, struct err *e)
+{
+    if (!file_exists(o->path) && file_exists(o->aside) && rename(o->aside, o->path))
+        return err_errno(e, errno, "%s: is the older export of a run that was killed, and cannot be renamed to %s",
+                         o->aside, o->path);
+    unlinkat(partial_fd, ASIDE, 0);
     return 0;
+}
+
+int outdir_recover(const char *given, struct arena *a, struct err *e)
+{
+    struct outdir o;
+    int fd, ret = 0;
+
+    name_all(&o, given, a);
+    fd = open_idle(o.partial);
+    if (fd >= 0) {
+        ret = has(fd, ASIDE) ? give_back(&o, fd, e) : 0;
+        close(fd);
+    }
+    fd = open_idle(o.path);
+    if (fd >= 0) {
+        if (is_marked(fd))
+            tidy(&o, fd);
+        close(fd);
+    }
+    return ret;
+}
+
+uint64_t outdir_left(const char *given, struct arena *a)
+{
+    struct outdir o;
+    struct dirent *entry;
+    struct stat st;
+    uint64_t bytes = 0;
+    DIR *d;
+
+    name_all(&o, given, a);
+    d = opendir(o.partial);
+    while (d && (entry = readdir(d)))
+        if (!fstatat(dirfd(d), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode) && st.st_nlink == 1)
+            bytes += (uint64_t)st.st_blocks * 512;
+    if (d)
+        closedir(d);
+    return bytes;
+}
+
+void outdir_leave(struct outdir *o)
+{
+    if (o->fd >= 0)
+        close(o->fd);
+    o->fd = -1;
 }
 
 void outdir_discard(struct outdir *o)
 {
-    if (o->fd < 0)
-        return;
-    remove_marked(o->fd, o->partial);
-    close(o->fd);
-    o->fd = -1;
+    if (o->fd >= 0)
+        remove_marked(o->fd, o->partial);
+    outdir_leave(o);
 }

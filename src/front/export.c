@@ -4,8 +4,10 @@
 #include "emit/outdir.h"
 #include "front/document.h"
 #include "front/front.h"
+#include "front/manifest.h"
 #include "front/pack.h"
 #include "front/report.h"
+#include "pipeline/journal.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,16 +68,55 @@ static void note_losses(struct export_job *j, const struct run_result *run)
     front_note_more_losses(&j->notes, lossy);
 }
 
-static int move_bytes(struct export_job *j, struct outdir *out, struct export_result *r, struct err *e)
+/* Where this run goes on from, in OUT.partial and in the plan; or a new beginning. */
+static int set_out(struct export_job *j, struct outdir *out, struct journal *journal, struct err *e)
+{
+    const char *shown = arena_printf(&j->arena, "%s/%s", out->partial, OUTDIR_MARK);
+    const char *manifest = manifest_make(j), *before = NULL, *keep[OUTDIR_KEEP_MOST + 1] = { NULL };
+
+    if (journal_open(journal, &j->layout, out->fd, OUTDIR_MARK, shown, &j->arena, e) ||
+        (out->resumed && journal_head(journal, &before, &j->arena, e)))
+        return -1;
+    if (before && (manifest_check(j, before, out->partial, e) || journal_resume(journal, e)))
+        return -1;
+    if (!journal->finished_n)
+        return outdir_clear(out, keep, e) || journal_begin(journal, manifest, e) ? -1 : 0;
+    for (size_t i = 0; i < j->layout.files_n && i < OUTDIR_KEEP_MOST; i++)
+        keep[i] = j->layout.file[i].name;
+    for (size_t i = 0; i < journal->finished_n; i++)
+        j->layout.item[journal->finished[i].item].done = true;
+    return outdir_clear(out, keep, e) || job_plan_rest(j, e) ? -1 : 0;
+}
+
+/* The pipeline looks at a file while it reads it; what comes later counts too. */
+static int check_sources(const struct checkpoint *c, struct err *e)
+{
+    for (size_t i = 0; i < c->files_n; i++) {
+        int fd = ckpt_open_source(&c->file[i], e);
+
+        if (fd < 0)
+            return -1;
+        file_close(fd);
+    }
+    return 0;
+}
+
+static int move_bytes(struct export_job *j, struct outdir *out, struct journal *journal, struct export_result *r,
+                      struct err *e)
 {
     const struct wb_options *o = j->options;
-    struct run_options run = {
-        .io = o->io ? o->io : "auto", .threads = j->budget.threads, .progress = relay_progress, .user = (void *)o
-    };
+    struct run_options run = { .io = o->io ? o->io : "auto",
+                               .threads = j->budget.threads,
+                               .journal = journal,
+                               .progress = relay_progress,
+                               .user = (void *)o };
     size_t told = j->notes.n;
 
+    for (size_t i = 0; i < journal->finished_n; i++)
+        r->resumed_bytes += j->layout.item[journal->finished[i].item].bytes;
+    r->resumed = journal->finished_n;
     if (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e) ||
-        pipeline_run(&j->plan, out->fd, out->partial, &run, &r->run, e))
+        pipeline_run(&j->plan, out->fd, out->partial, &run, &r->run, e) || check_sources(&j->ckpt, e))
         return -1;
     note_losses(j, &r->run);
     front_warn(o, &j->notes, told);
@@ -139,9 +180,30 @@ static uint64_t peak_rss(const struct rusage *usage)
     return kib * 1024;
 }
 
+/* Whether OUT.partial is worth keeping: something is finished, and what went wrong may be another day's luck. */
+static bool may_go_on(const struct journal *journal, const struct err *e)
+{
+    return journal->finished_n &&
+           (e->kind == ERR_CANCELLED || e->kind == ERR_IO || e->kind == ERR_SPACE || e->kind == ERR_NOMEM);
+}
+
+/* A run that must not be gone on with by this one is for others to decide about. */
+static bool put_away(struct outdir *out, bool begun, const struct journal *journal, const struct err *e)
+{
+    bool resumable = e->kind && begun && may_go_on(journal, e);
+
+    if (resumable || (!begun && out->resumed))
+        outdir_leave(out);
+    else
+        outdir_discard(out);
+    return resumable;
+}
+
 int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
 {
     struct export_job j = { 0 };
+    struct journal journal = { .fd = -1 };
+    bool begun = false, resumable;
     struct export_result r = { .wall = clock_wall() };
     struct packing packing = { .file = { .fd = -1 } };
     struct outdir out = { .fd = -1 };
@@ -156,9 +218,12 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     if (job_prepare(&j, o, &(struct job_hints){ 0 }, &e))
         goto out;
     front_warn(o, &j.notes, 0);
-    if (job_may_write(&j, &e) || begin_archive(&j, &packing, &e) ||
-        outdir_create(&out, o->out, j.out_exists, &j.arena, &e) || move_bytes(&j, &out, &r, &e) ||
-        write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e))
+    if (outdir_recover(o->out, &j.arena, &e) || job_may_write(&j, &e) || begin_archive(&j, &packing, &e) ||
+        (o->resume ? outdir_go_on : outdir_create)(&out, o->out, j.out_exists, &j.arena, &e) ||
+        set_out(&j, &out, &journal, &e))
+        goto out;
+    begun = true;
+    if (move_bytes(&j, &out, &journal, &r, &e) || write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e))
         goto out;
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;
@@ -171,7 +236,11 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
 out:
     json_decref(r.archive);
     outfile_discard(&packing.file);
-    outdir_discard(&out);
+    journal_close(&journal);
+    resumable = put_away(&out, begun, &journal, &e);
     job_release(&j);
-    return front_result(&e, error);
+    front_result(&e, error);
+    if (error)
+        error->resumable = resumable;
+    return e.kind ? -1 : 0;
 }

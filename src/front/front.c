@@ -8,6 +8,7 @@ void wb_free(char *p) { free(p); }
 int front_result(const struct err *e, struct wb_error *out)
 {
     if (out) {
+        out->resumable = false;
         out->status = e->kind == ERR_NONE        ? WB_OK
                       : e->kind == ERR_USAGE     ? WB_USAGE
                       : e->kind == ERR_CANCELLED ? WB_CANCELLED

@@ -6,6 +6,7 @@
 #include "io/io.h"
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum { THREADS_DEFAULT_MOST = 8, THREADS_MOST = 256 };
 
@@ -276,6 +277,7 @@ static int decide_files(struct export_job *j, struct err *e)
               ? -1
               : 0;
     j->model_onnx = text.n;
+    j->model_onnx_xxh3 = XXH3_64bits(str_text(&text), text.n);
     str_release(&text);
     return ret;
 }
@@ -309,6 +311,11 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     return 0;
 }
 
+int job_plan_rest(struct export_job *j, struct err *e)
+{
+    return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
+}
+
 static int check_space(struct export_job *j, struct err *e)
 {
     char need[24], have[24];
@@ -319,6 +326,7 @@ static int check_space(struct export_job *j, struct err *e)
     j->need += (j->side.n + j->layout.files_n + 2) * 4096; /* file ends and the directory */
     if (file_space(outdir_parent(j->options->out, &j->arena), &j->disk_free, e))
         return -1;
+    j->disk_free += outdir_left(j->options->out, &j->arena);
     if (j->need > j->disk_free)
         return err_set(e, ERR_SPACE, "%s: needs %s there, %s are free: make room or give another place",
                        j->options->out, str_bytes(need, j->need), str_bytes(have, j->disk_free));

@@ -45,6 +45,7 @@ struct export_job {
     size_t meta_n;
     struct inline_tensor *tensor; /* zeros until they are read */
     uint64_t model_onnx;          /* bytes */
+    uint64_t model_onnx_xxh3;     /* as long as inline tensors are zeros */
     struct plan plan;
     bool out_exists;
     uint64_t need, disk_free; /* bytes on OUT's file system; 0: no OUT given */
@@ -52,6 +53,8 @@ struct export_job {
 
 /* Fails at the first stage that cannot be done; `stage` says how far it came. */
 int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e);
+/* Plans again, without the items that are done. */
+int job_plan_rest(struct export_job *j, struct err *e);
 /* What forbids to write although everything is known: OUT, disk space, and notes under --strict. */
 int job_may_write(struct export_job *j, struct err *e);
 void job_release(struct export_job *j);

@@ -201,7 +201,8 @@ static int process(struct process *p, const struct str *header, struct err *e)
     size_t told = p->notes.n;
     bool exists;
 
-    if (check_strict(p, e) || outdir_check(o->out, o->model, o->overwrite, &exists, &p->arena, e) ||
+    if (check_strict(p, e) || outdir_recover(o->out, &p->arena, e) ||
+        outdir_check(o->out, o->model, o->overwrite, &exists, &p->arena, e) ||
         outdir_create(&p->out, o->out, exists, &p->arena, e) || write_weights(p, header, e) ||
         file_copy(p->adapter.config_path, p->out.fd, "config.json",
                   arena_printf(&p->arena, "%s/config.json", p->out.partial), e))

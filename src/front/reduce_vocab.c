@@ -319,7 +319,7 @@ static int reduce(struct reduce *r, struct err *e)
         return -1;
     r->config = arena_printf(&r->arena, "%s/config.json", o->model);
     r->tokenizer = arena_printf(&r->arena, "%s/tokenizer.json", o->model);
-    if (read_vocab_size(r, e) || check_tokenizer(r, e) ||
+    if (read_vocab_size(r, e) || check_tokenizer(r, e) || outdir_recover(o->out, &r->arena, e) ||
         outdir_check(o->out, o->model, o->overwrite, &exists, &r->arena, e) || choose(r, e))
         return -1;
     front_warn(o, &r->notes, 0);

@@ -271,7 +271,7 @@ static json_t *totals(const struct export_job *j, const struct export_result *r)
 
 json_t *report_export(const struct export_job *j, const struct export_result *r)
 {
-    json_t *o = document(j, &r->run), *stages = json_object(), *io = json_object();
+    json_t *o = document(j, &r->run), *stages = json_object(), *io = json_object(), *resumed = json_object();
 
     put(o, "totals", totals(j, r));
     put(stages, "read", stage(r->run.read_busy, r->run.read));
@@ -285,5 +285,8 @@ json_t *report_export(const struct export_job *j, const struct export_result *r)
     put_u64(o, "threads", j->budget.threads);
     if (r->archive)
         put(o, "archive", r->archive);
+    put_u64(resumed, "tensors", r->resumed);
+    put_u64(resumed, "bytes", r->resumed_bytes);
+    put(o, "resumed", resumed);
     return o;
 }

@@ -9,7 +9,8 @@ json_t *report_plan(const struct export_job *j, const char *refused);
 
 struct export_result {
     struct run_result run;
-    double wall, cpu; /* seconds of the whole export */
+    double wall, cpu;                /* seconds of the whole export */
+    uint64_t resumed, resumed_bytes; /* tensors that an earlier run had finished */
     uint64_t peak_rss;
     json_t *archive; /* of its packing; NULL: not packed. report_export takes the reference */
 };

@@ -182,6 +182,22 @@ int io_reopen(int dir_fd, const char *name, const char *shown, struct err *e)
     return fd < 0 ? err_errno(e, errno, "%s: cannot be opened again", shown) : fd;
 }
 
+int io_go_on(int dir_fd, const char *name, const char *shown, uint64_t bytes, struct err *e)
+{
+    int fd = io_reopen(dir_fd, name, shown, e);
+    struct file_id id;
+
+    if (fd < 0)
+        return -1;
+    if (!file_identify(fd, shown, &id, e) && id.bytes < bytes)
+        err_set(e, ERR_FORMAT, "%s: has %llu bytes, expected the %llu that an earlier run gave it: begin anew", shown,
+                (unsigned long long)id.bytes, (unsigned long long)bytes);
+    if (!e->kind && !reserve(fd, shown, bytes, e))
+        return fd;
+    close(fd);
+    return -1;
+}
+
 bool io_direct(int fd, bool on)
 {
     int flags = fcntl(fd, F_GETFL);

@@ -63,6 +63,8 @@ void io_close(struct io *io);                        /* safe on a zeroed struct 
 int io_open_read(const char *path, struct err *e);
 /* Creates (the file must not exist, links are not followed) with all its room on disk; readable too. */
 int io_create(int dir_fd, const char *name, const char *shown, uint64_t bytes, struct err *e);
+/* Opens what an earlier run's io_create made and may have filled in part; it must have all its bytes. */
+int io_go_on(int dir_fd, const char *name, const char *shown, uint64_t bytes, struct err *e);
 /* Opens once more what io_create made. */
 int io_reopen(int dir_fd, const char *name, const char *shown, struct err *e);
 /* Turns O_DIRECT on or off; says whether it is on now. */

@@ -6,6 +6,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "io/file.h"
+#include "pipeline/journal.h"
 #include "pipeline/run.h"
 
 enum { PROGRESS_NS = 200000000 };
@@ -26,25 +27,33 @@ static void locks_init(struct run *r)
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&r->left, &attr);
+    pthread_cond_init(&r->wrote, &attr);
     pthread_condattr_destroy(&attr);
 }
 
 static void locks_release(struct run *r)
 {
     pthread_cond_destroy(&r->left);
+    pthread_cond_destroy(&r->wrote);
     pthread_mutex_destroy(&r->lock);
 }
 
-/* Signals are for the caller's threads: ours begin with all of them blocked. */
-static int threads_start(struct run *r, pthread_t *thread, unsigned *started, unsigned workers, struct err *e)
+static unsigned threads_n(const struct run *r, const struct run_options *o)
 {
+    return (o->threads ? o->threads : 1) + 2 + (r->journal != NULL);
+}
+
+/* Signals are for the caller's threads: ours begin with all of them blocked. */
+static int threads_start(struct run *r, pthread_t *thread, unsigned *started, unsigned n, struct err *e)
+{
+    void *(*const first[])(void *) = { reader_main, writer_main, r->journal ? recorder_main : worker_main };
     sigset_t all, before;
     int ret = 0;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (*started = 0; !ret && *started < workers + 2;) {
-        void *(*role)(void *) = *started == 0 ? reader_main : *started == 1 ? writer_main : worker_main;
+    for (*started = 0; !ret && *started < n;) {
+        void *(*role)(void *) = *started < 3 ? first[*started] : worker_main;
 
         pthread_mutex_lock(&r->lock);
         r->running++;
@@ -103,12 +112,12 @@ static void watch(struct run *r, const struct run_options *o, double begin)
 
 static int move(struct run *r, const struct run_options *o, double begin, struct err *e)
 {
-    unsigned workers = o->threads ? o->threads : 1, started;
-    pthread_t *thread = calloc(workers + 2, sizeof *thread);
+    unsigned n = threads_n(r, o), started;
+    pthread_t *thread = calloc(n, sizeof *thread);
 
     if (!thread)
-        return err_set(e, ERR_NOMEM, "no memory for %u threads", workers);
-    if (threads_start(r, thread, &started, workers, e))
+        return err_set(e, ERR_NOMEM, "no memory for %u threads", n);
+    if (threads_start(r, thread, &started, n, e))
         ring_fail(&r->ring, e);
     watch(r, o, begin);
     for (unsigned i = 0; i < started; i++)
@@ -120,12 +129,14 @@ static int move(struct run *r, const struct run_options *o, double begin, struct
     return -1;
 }
 
-static void result_init(struct run_result *r, const struct plan *p)
+static void result_init(struct run_result *r, const struct plan *p, const struct journal *j)
 {
     *r = (struct run_result){ .item = arena_array(p->arena, p->layout->items_n, sizeof *r->item),
                               .buffers = p->buffers };
     for (size_t i = 0; i < p->layout->items_n; i++)
         r->item[i].xxh3 = XXH3_64bits("", 0); /* of an empty one; the others get theirs */
+    for (size_t i = 0; j && i < j->finished_n; i++)
+        r->item[j->finished[i].item] = j->finished[i].result;
 }
 
 static int adapter_open_file(struct run *r, struct err *e)
@@ -149,12 +160,13 @@ static int adapter_close_file(struct run *r, int ret, struct err *e)
 int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
                  struct err *e)
 {
-    struct run run = { .plan = p, .result = r, .adapter_fd = -1 };
+    struct run run = { .plan = p, .result = r, .journal = o->journal, .adapter_fd = -1 };
     double begin = clock_wall();
     int ret = -1;
 
-    result_init(r, p);
+    result_init(r, p, o->journal);
     locks_init(&run);
+    run.pending = arena_array(p->arena, p->layout->items_n + 1, sizeof *run.pending);
     /* Whatever may be refused comes before the first file: memory, engines. */
     if (adapter_open_file(&run, e) || ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
         io_open(&run.out, o->io, WRITE_DEPTH, e) || outputs_create(&run, dir_fd, dir, e))

@@ -14,9 +14,12 @@ struct run_progress {
     double seconds; /* since the start */
 };
 
+struct journal;
+
 struct run_options {
-    const char *io;   /* engine or "auto" */
-    unsigned threads; /* workers, at least 1 */
+    const char *io;          /* engine or "auto" */
+    unsigned threads;        /* workers, at least 1 */
+    struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
     /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be
      * NULL. */
     int (*progress)(void *user, const struct run_progress *p);
@@ -38,8 +41,10 @@ struct run_result {
 };
 
 /* Creates the layout's data files in directory `dir_fd` (`dir` is its name for
- * messages), fills and flushes them.  On failure files may be left incomplete:
- * the caller discards the directory.  The sources' identity is compared with
+ * messages), fills and flushes them; where the journal has finished items, the
+ * files are there, and the plan was made without these items.  On failure files may
+ * be left incomplete: the caller discards the directory, or keeps it when the
+ * journal has something that is finished.  The sources' identity is compared with
  * what ckpt_open saw; a changed or truncated source is an error. */
 int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
                  struct err *e);

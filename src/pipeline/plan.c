@@ -114,12 +114,17 @@ static int use_order(const void *a, const void *b)
     return x->item < y->item ? -1 : 1;
 }
 
-static struct use *uses_collect(const struct layout *l, struct err *e)
+static struct use *uses_collect(const struct layout *l, size_t *uses, struct err *e)
 {
     struct use *use = xmalloc(l->items_n * sizeof *use);
+    size_t n = 0;
 
     for (size_t i = 0; i < l->items_n; i++) {
-        struct use *u = &use[i];
+        struct use *u = &use[n];
+
+        if (l->item[i].done)
+            continue;
+        n++;
 
         *u = (struct use){ .item = (unsigned)i };
         if (recipe_plain(l->item[i].recipe, &u->plain, e))
@@ -129,7 +134,8 @@ static struct use *uses_collect(const struct layout *l, struct err *e)
         if (u->plain.parts ? parts_check(&l->item[i], &u->plain, e) : use_check(&l->item[i], u, e))
             goto fail;
     }
-    qsort(use, l->items_n, sizeof *use, use_order);
+    qsort(use, n, sizeof *use, use_order);
+    *uses = n;
     return use;
 fail:
     free(use);
@@ -604,17 +610,17 @@ static void cut(struct plan *p, struct group *group, size_t groups)
 int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l, const struct plan_budget *b,
               struct arena *a, struct err *e)
 {
-    struct use *use = uses_collect(l, e);
+    size_t uses, groups;
+    struct use *use = uses_collect(l, &uses, e);
     struct group *group = NULL;
     struct demand d;
-    size_t groups;
     int ret = -1;
 
     *p = (struct plan){ .ckpt = c, .layout = l, .arena = a };
     if (!use)
         return -1;
     group = xmalloc(l->items_n * sizeof *group);
-    groups = groups_make(group, use, l->items_n);
+    groups = groups_make(group, use, uses);
     d = demand_of(group, groups);
     if (!sizes_choose(p, b, &d)) {
         err_set(e, ERR_RANGE, "a memory budget of %llu bytes is too little for %u threads: use --memory %lluM",

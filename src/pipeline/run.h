@@ -27,12 +27,19 @@ struct run {
     pthread_mutex_t lock;
     pthread_cond_t left; /* a thread has ended */
     unsigned running;    /* threads */
+    /* For the recorder, under the lock too. */
+    struct journal *journal; /* NULL: none is kept */
+    struct finished *pending;
+    size_t pending_n; /* at most as many as items */
+    bool written_all; /* the writer has ended */
+    pthread_cond_t wrote;
 };
 
 /* Thread functions; the argument is a struct run. */
 void *reader_main(void *run);
 void *worker_main(void *run);
 void *writer_main(void *run);
+void *recorder_main(void *run); /* journals only */
 
 /* A file of the checkpoint; an error when it is not the file any more that was planned with, as `when` says. */
 int source_open(const struct ckpt_file *f, struct err *e);
@@ -41,7 +48,11 @@ int source_check(int fd, const struct ckpt_file *f, const char *when, struct err
 /* The last that a thread does. */
 void run_leave(struct run *r);
 
-/* Creates the data files, with their heads. */
+/* The writer's: an item is written whole, with what is known of it; and it writes no more. */
+void recorder_take(struct run *r, unsigned item, bool hashed);
+void recorder_end(struct run *r);
+
+/* Creates the data files, or opens those of the run that is gone on with; writes their heads. */
 int outputs_create(struct run *r, int dir_fd, const char *dir, struct err *e);
 void outputs_close(struct run *r);
 

@@ -14,6 +14,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "io/file.h"
+#include "pipeline/journal.h"
 #include "pipeline/run.h"
 
 enum { PIECE_BYTES = 8 << 20 };
@@ -29,6 +30,7 @@ struct slab_writes { /* a slab on its way to the disk */
 struct item_hash {
     XXH3_state_t *state; /* NULL before the first byte and after the last */
     uint64_t bytes;      /* hashed so far */
+    uint64_t written;    /* bytes of the item */
 };
 
 struct writer {
@@ -48,7 +50,7 @@ static int output_create(struct run *r, unsigned i, int dir_fd, struct err *e)
     const struct data_file *d = &r->plan->layout->file[i];
     struct out_file *f = &r->file[i];
 
-    f->fd = io_create(dir_fd, d->name, f->shown, d->bytes, e);
+    f->fd = (r->journal && r->journal->finished_n ? io_go_on : io_create)(dir_fd, d->name, f->shown, d->bytes, e);
     if (f->fd < 0 || file_pwrite(f->fd, f->shown, d->head, d->head_bytes, 0, e))
         return -1;
     r->result->written += d->head_bytes;
@@ -78,7 +80,8 @@ int outputs_create(struct run *r, int dir_fd, const char *dir, struct err *e)
     for (unsigned i = 0; i < l->files_n; i++)
         if (output_create(r, i, dir_fd, e))
             return -1;
-    return 0;
+    /* The journal may say that a file's bytes are on the disk: then its name must be too. */
+    return r->journal && fsync(dir_fd) ? err_errno(e, errno, "%s: cannot be flushed to disk", dir) : 0;
 }
 
 void outputs_close(struct run *r)
@@ -168,6 +171,16 @@ static int hash_the_rest(struct writer *w, struct err *e)
     return 0;
 }
 
+/* Those of items that an earlier run has finished. */
+static void hash_known(struct writer *w)
+{
+    const struct journal *j = w->run->journal;
+
+    for (size_t i = 0; j && i < j->finished_n; i++)
+        if (j->finished[i].hashed)
+            w->hash[j->finished[i].item].bytes = w->run->plan->layout->item[j->finished[i].item].bytes;
+}
+
 /* ---- slabs ---- */
 
 static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
@@ -193,6 +206,16 @@ static void start_writeback(const struct out_file *f, const struct slab_plan *s,
         sync_file_range(f->fd, (off_t)item->off, (off_t)item->bytes, SYNC_FILE_RANGE_WRITE);
 }
 
+static void item_add(struct writer *w, const struct slab_plan *s)
+{
+    struct item_hash *h = &w->hash[s->item];
+    uint64_t all = w->run->plan->layout->item[s->item].bytes;
+
+    h->written += s->payload;
+    if (h->written == all)
+        recorder_take(w->run, s->item, h->bytes == all);
+}
+
 static void slab_end(struct writer *w, struct slab_writes *sw)
 {
     const struct slab_plan *s = sw->plan;
@@ -202,6 +225,7 @@ static void slab_end(struct writer *w, struct slab_writes *sw)
         start_writeback(f, s, &w->run->plan->layout->item[s->item]);
     ring_written(&w->run->ring, sw->slab);
     sw->plan = NULL;
+    item_add(w, s);
 }
 
 static int piece_issue(struct writer *w, struct slab_writes *sw, struct err *e)
@@ -302,6 +326,7 @@ void *writer_main(void *arg)
     double begin = clock_wall(), idle = 0;
 
     memset(w.hash, 0, items * sizeof *w.hash);
+    hash_known(&w);
     while (w.idle_n < WRITE_DEPTH) {
         w.idle[w.idle_n] = &w.op[w.idle_n];
         w.idle_n++;
@@ -309,6 +334,7 @@ void *writer_main(void *arg)
     if (!write_all(&w, &idle, &e))
         finish(&w, &e);
     io_close(&run->out);
+    recorder_end(run);
     for (size_t i = 0; i < items; i++)
         XXH3_freeState(w.hash[i].state);
     free(w.hash);

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -18,11 +19,11 @@ COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert"
             "unpack", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
-CONTENT = "target eagle-base eagle-draft reduced-vocab merge-lora fp8-kv-cache chat-template no-chat-template strict overwrite zero-points"
+CONTENT = "target eagle-base eagle-draft reduced-vocab merge-lora fp8-kv-cache chat-template no-chat-template strict overwrite resume zero-points"
 OPTIONS = {
     "export": CONTENT + " pack memory threads io device report quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
-    "export-draft": "target base-model strict overwrite zero-points memory threads io device report quiet verbose progress help",
+    "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report quiet verbose progress help",
     "inspect": "json help",
     "verify": "chat-template reduced-vocab merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
@@ -414,15 +415,15 @@ BAR = re.compile(rb"\r(?:\[#*\.*\]  )? *\d+%  [\d.]+ \w+ of [\d.]+ \w+  [\d.]+ G
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_bar_on_a_terminal_and_interruption(weighbridge_release, big, tmp_path, number):
-    """The bar comes, a signal stops the run cleanly: the bar goes, nothing is published or left."""
+    """The bar comes, a signal stops the run cleanly: the bar goes, nothing is published or left but what --resume needs."""
     out, report = tmp_path / "out", tmp_path / "report.json"
     t = OnTerminal(weighbridge_release.path, "export", big, out, *SLOW, "--report", report, env=FEW)
     t.read_until(BAR.search)
     t.run.send_signal(number)
     status, stdout, shown = t.end()
     assert status == 1 and stdout == ""
-    assert re.search("\r {30,}\rweighbridge: error: interrupted; nothing was published\r\n$", shown), shown[-300:]
-    assert tree(tmp_path) == {}
+    assert re.search("\r {30,}\rweighbridge: error: interrupted; nothing was published\r\n(weighbridge: note: .*\r\n)?$", shown), shown[-300:]
+    assert os.listdir(tmp_path) == (["out.partial"] if "--resume goes on" in shown else [])
 
 
 def test_no_bar_where_none_is_wanted(weighbridge, model, tmp_path):
@@ -442,7 +443,8 @@ def test_interruption_without_a_terminal_leaves_the_old_export(weighbridge_relea
     run.send_signal(signal.SIGINT)
     stdout, stderr = run.communicate(timeout=60)
     assert run.returncode == 1 and stdout == b""
-    assert first.startswith(b"\r") and stderr.endswith(b"weighbridge: error: interrupted; nothing was published\n")
+    assert first.startswith(b"\r") and b"weighbridge: error: interrupted; nothing was published\n" in stderr
+    shutil.rmtree(tmp_path / "out.partial", ignore_errors=True)
     assert tree(tmp_path) == before
 
 

@@ -590,6 +590,109 @@ static void mark_goes_last(void **state)
     assert_false(scratch_has("out.partial"));
 }
 
+/* ------------------------------------------------------------------------------------------------ going on */
+
+static void recover(void)
+{
+    struct err e = { 0 };
+
+    if (outdir_recover(scratch_path("out"), &arena, &e))
+        fail_msg("%s", e.msg);
+}
+
+static void what_is_left_can_be_kept(void **state)
+{
+    static const char *const keep[] = { "model.onnx", NULL };
+    struct outdir o;
+    struct err e = { 0 };
+
+    (void)state;
+    create(&o, false);
+    write_in(&o, "half");
+    scratch_text("out.partial/other", "x");
+    scratch_dir("out.partial/sub");
+    assert_true(outdir_left(scratch_path("out"), &arena) >= 5);
+    outdir_leave(&o);
+    outdir_leave(&o);
+    assert_int_equal(outdir_go_on(&o, scratch_path("out"), false, &arena, &e), 0);
+    assert_true(o.resumed && scratch_has("out.partial/other"));
+    assert_int_equal(outdir_clear(&o, keep, &e), 0);
+    assert_true(scratch_has(MARK) && scratch_has("out.partial/model.onnx"));
+    assert_false(scratch_has("out.partial/other") || scratch_has("out.partial/sub"));
+    outdir_discard(&o);
+    assert_false(scratch_has("out.partial"));
+    assert_int_equal(outdir_go_on(&o, scratch_path("out"), false, &arena, &e), 0);
+    assert_false(o.resumed); /* there was nothing */
+    outdir_discard(&o);
+    assert_true(outdir_left(scratch_path("out"), &arena) == 0);
+}
+
+/* The exchange was the last thing that a run did. */
+static void killed_before_the_older_one_was_removed(void **state)
+{
+    struct outdir o;
+
+    (void)state;
+    make_export("out", "new");
+    scratch_text("out/.weighbridge-partial", "journal");
+    make_export("out.partial", "old");
+    recover();
+    assert_file("out/model.onnx", "new");
+    assert_false(scratch_has("out/.weighbridge-partial") || scratch_has("out.partial"));
+    recover(); /* nothing to do */
+
+    scratch_text("out/.weighbridge-partial", "journal");
+    scratch_text("out/.weighbridge-aside", "");
+    make_export("out.old", "old");
+    scratch_dir("out.partial"); /* somebody's */
+    scratch_text("out.partial/precious", "mine");
+    recover();
+    assert_false(scratch_has("out/.weighbridge-partial") || scratch_has("out/.weighbridge-aside"));
+    assert_false(scratch_has("out.old"));
+    assert_file("out.partial/precious", "mine");
+    unlink(scratch_path("out.partial/precious"));
+
+    scratch_text("out/.weighbridge-partial", "journal"); /* and the older one was empty */
+    recover();
+    assert_false(scratch_has("out.partial"));
+    create(&o, true);
+    outdir_discard(&o);
+}
+
+/* Without exchange, between its two renames. */
+static void killed_while_there_was_no_out(void **state)
+{
+    (void)state;
+    make_export("out.old", "old");
+    scratch_dir("out.partial");
+    scratch_text(MARK, "journal");
+    recover();
+    assert_false(scratch_has("out")); /* an OUT.old of the user's own: nothing says that we put it there */
+    scratch_text("out.partial/.weighbridge-aside", "");
+    recover();
+    assert_file("out/model.onnx", "old");
+    assert_false(scratch_has("out.old") || scratch_has("out.partial/.weighbridge-aside"));
+    assert_true(scratch_has(MARK));
+
+    scratch_text("out.partial/.weighbridge-aside", ""); /* killed before the first */
+    recover();
+    assert_file("out/model.onnx", "old");
+    assert_false(scratch_has("out.partial/.weighbridge-aside"));
+}
+
+static void a_run_that_lives_is_not_recovered(void **state)
+{
+    struct outdir o;
+
+    (void)state;
+    make_export("out.old", "old");
+    create(&o, false);
+    scratch_text("out.partial/.weighbridge-aside", "");
+    recover();
+    assert_false(scratch_has("out"));
+    outdir_discard(&o);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
 
 int main(void)
@@ -615,6 +718,10 @@ int main(void)
         TEST(locked_by_another_process),
         TEST(older_export_is_marked_before_it_goes),
         TEST(mark_goes_last),
+        TEST(what_is_left_can_be_kept),
+        TEST(killed_before_the_older_one_was_removed),
+        TEST(killed_while_there_was_no_out),
+        TEST(a_run_that_lives_is_not_recovered),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

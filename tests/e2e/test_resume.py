@@ -1,0 +1,361 @@
+"""What is left when an export dies, and how another one goes on from it: killed at any time and at any system call, stopped
+by a signal, by a full disk, by any I/O that fails; and what must not be gone on with.
+
+    WEIGHBRIDGE_KILLS=200 scripts/test.sh -k random_times     # the long way
+"""
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import checkpoints
+import numpy as np
+import pytest
+from conftest import SANITIZER, tree
+from test_drafts import Draft
+
+JOURNAL, ASIDE = ".weighbridge-partial", ".weighbridge-aside"
+OFTEN = {"WEIGHBRIDGE_JOURNAL": "0.001"}  # seconds between two entries
+KILLS = int(os.environ.get("WEIGHBRIDGE_KILLS", "12"))
+SMALL = {"num_hidden_layers": 1, "vocab_size": 3000}
+QUICK = ["-q", "--no-chat-template"]
+
+
+@pytest.fixture()
+def model(tmp_path):
+    return checkpoints.make(tmp_path / "model", "llama", dtype="F32", shards=2, config=SMALL).path
+
+
+def contents(out):
+    """What an export holds, but for the mark of one whose publication was killed: the next run removes it."""
+    return {name: data for name, data in tree(out).items() if name not in (JOURNAL, ASIDE)} if out.exists() else None
+
+
+def report_of(path):
+    return {t["name"]: t for t in json.loads(path.read_text())["tensors"]}
+
+
+def records(partial):
+    """How many tensors the journal of OUT.partial says are finished."""
+    try:
+        text = (partial / JOURNAL).read_bytes()
+    except FileNotFoundError:
+        return 0
+    return (len(text) - 24 - int.from_bytes(text[8:16], "little")) // 72 if len(text) > 24 else 0
+
+
+def broken(weighbridge, model, out, command="export", args=QUICK, at_least=1):
+    """An export that an I/O error ends with something finished before; how much, the threads' luck has a say in."""
+    for op in range(30, 2000, 5):
+        r = weighbridge(command, model, out, *args, "--threads", 1, "--io", "fault",
+                        env={**OFTEN, "WEIGHBRIDGE_FAULT": f"at_most=4096,fail={op},error=5"})
+        assert r.status == 1 and "Input/output error" in r.stderr, r.stderr
+        if f"{out}.partial keeps what is finished: the same export with --resume goes on from there" in r.stderr:
+            assert not out.exists()
+            if records(out.with_name(out.name + ".partial")) >= at_least:
+                return
+        else:
+            assert not out.with_name(out.name + ".partial").exists()
+    pytest.fail("nothing was ever finished")
+
+
+@pytest.fixture()
+def half(weighbridge, model, tmp_path):
+    """OUT.partial with some tensors finished."""
+    broken(weighbridge, model, tmp_path / "out")
+    return tmp_path / "out"
+
+
+# ---------------------------------------------------------------------------------------------------- going on
+
+
+def test_ends_in_the_same_bytes_and_report(weighbridge, half, model, tmp_path):
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK, "--report", tmp_path / "whole.json")
+    weighbridge.ok("export", model, half, *QUICK, "--resume", "--report", tmp_path / "out.json")
+    assert tree(half) == tree(tmp_path / "whole")
+    assert report_of(tmp_path / "out.json") == report_of(tmp_path / "whole.json")
+    whole, report = (json.loads((tmp_path / n).read_text()) for n in ("whole.json", "out.json"))
+    assert 0 < report["resumed"]["tensors"] < len(report["tensors"]) and whole["resumed"] == {"tensors": 0, "bytes": 0}
+    assert report["bytes"]["read"] < whole["bytes"]["read"]
+    assert sorted(os.listdir(tmp_path)) == ["model", "out", "out.json", "whole", "whole.json"]
+
+
+@pytest.mark.parametrize("how", [["--threads", 8], ["--memory", "16M"], ["--io", "pread"], ["--io", "auto", "--threads", 3]])
+def test_another_budget_engine_and_number_of_threads(weighbridge, model, half, tmp_path, how):
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK)
+    weighbridge.ok("export", model, half, *QUICK, "--resume", *how)
+    assert tree(half) == tree(tmp_path / "whole")
+
+
+def test_tensors_in_row_panels_and_tied_ones(weighbridge, tmp_path):
+    """A tied head that leaves in panels under the small budget is hashed by reading it back, now or by the next run."""
+    config = {"vocab_size": 70001, "hidden_size": 128, "num_hidden_layers": 1, "tie_word_embeddings": True}
+    model = checkpoints.make(tmp_path / "model", "llama", config=config).path
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK, "--report", tmp_path / "whole.json")
+    resumed = 0
+    for op in range(600, 3000, 60):
+        r = weighbridge("export", model, tmp_path / "out", *QUICK, "--memory", "16M", "--io", "fault", "--threads", 1,
+                        env={**OFTEN, "WEIGHBRIDGE_FAULT": f"at_most=65536,fail={op},error=5"})
+        if r.status == 0:
+            break
+        weighbridge.ok("export", model, tmp_path / "out", *QUICK, "--resume", "--report", tmp_path / "out.json")
+        assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+        assert report_of(tmp_path / "out.json") == report_of(tmp_path / "whole.json")
+        resumed += json.loads((tmp_path / "out.json").read_text())["resumed"]["tensors"]
+        shutil.rmtree(tmp_path / "out")
+    assert resumed > 10
+
+
+def test_losses_counted_before_are_reported_and_refused(weighbridge, tmp_path):
+    """--strict must not be fooled by an interruption; so counters are part of the journal."""
+    ckpt = checkpoints.build("llama", dtype="F32", config=SMALL)
+    shape = ckpt.tensors["model.embed_tokens.weight"].shape
+    ckpt.tensors["model.embed_tokens.weight"] = checkpoints.tensor(np.full(shape, 1e38), "F32")
+    model = ckpt.write(tmp_path / "model").path
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK, "--report", tmp_path / "whole.json")
+    broken(weighbridge, model, tmp_path / "out")
+    weighbridge.ok("export", model, tmp_path / "out", *QUICK, "--resume", "--report", tmp_path / "out.json")
+    assert any(t["overflow"] for t in report_of(tmp_path / "whole.json").values())
+    assert report_of(tmp_path / "out.json") == report_of(tmp_path / "whole.json")
+    broken(weighbridge, model, tmp_path / "strict")
+    said = weighbridge.refuses("export", model, tmp_path / "strict", *QUICK, "--resume", "--strict")
+    assert "infinite" in said and not (tmp_path / "strict.partial").exists() and not (tmp_path / "strict").exists()
+
+
+def test_drafts_too(weighbridge, tmp_path):
+    draft = Draft(tmp_path, vocab=3000, draft_vocab=700).write()
+    weighbridge.ok("export-draft", draft, tmp_path / "whole")
+    broken(weighbridge, draft, tmp_path / "out", "export-draft", [])
+    weighbridge.ok("export-draft", draft, tmp_path / "out", "--resume", "--report", tmp_path / "out.json")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert json.loads((tmp_path / "out.json").read_text())["resumed"]["tensors"] > 0
+
+
+def test_nothing_to_resume_begins(weighbridge, model, tmp_path):
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK)
+    for left in (None, b"", b"wbjrnl1\0", os.urandom(500)):
+        if left is not None:
+            (tmp_path / "out.partial").mkdir()
+            (tmp_path / "out.partial" / JOURNAL).write_bytes(left)
+            (tmp_path / "out.partial" / "onnx_model.data").write_bytes(b"of another run")
+        weighbridge.ok("export", model, tmp_path / "out", *QUICK, "--resume", "--overwrite")
+        assert tree(tmp_path / "out") == tree(tmp_path / "whole") and not (tmp_path / "out.partial").exists()
+
+
+def test_without_resume_what_is_left_is_removed(weighbridge, model, half, tmp_path):
+    weighbridge.ok("export", model, half, *QUICK, "--report", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["resumed"]["tensors"] == 0
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_torn_journal_is_read_up_to_the_tear(weighbridge, model, tmp_path):
+    half = tmp_path / "out"
+    broken(weighbridge, model, half, at_least=3)
+    journal = half.with_name("out.partial") / JOURNAL
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK)
+    whole, found = journal.read_bytes(), set()
+    kept = tmp_path / "kept"
+    shutil.copytree(half.with_name("out.partial"), kept)
+    for cut in (0, 1, 71, 72, 100, 144, 180):
+        for damage in (whole[:len(whole) - cut], whole[:len(whole) - cut - 1] + b"\xff" + whole[len(whole) - cut:]):
+            shutil.rmtree(half.with_name("out.partial"), ignore_errors=True)
+            shutil.copytree(kept, half.with_name("out.partial"))
+            journal.write_bytes(damage)
+            weighbridge.ok("export", model, half, *QUICK, "--resume", "--report", tmp_path / "r.json")
+            assert tree(half) == tree(tmp_path / "whole")
+            found.add(json.loads((tmp_path / "r.json").read_text())["resumed"]["tensors"])
+            shutil.rmtree(half)
+    assert len(found) >= 4
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(weighbridge, model, out, words, *args):
+    before = tree(out.parent)
+    said = weighbridge.refuses("export", model, out, "-q", "--resume", *args)
+    assert all(w in said for w in words) and said.count("\n") == 1, said
+    assert tree(out.parent) == before
+
+
+def test_other_options_are_refused(weighbridge, model, half):  # OPS-02
+    refused(weighbridge, model, half, ["out.partial: was begun with fp8_kv_cache 0, and this run has 1"],
+            "--no-chat-template", "--fp8-kv-cache")
+    refused(weighbridge, model, half, ["was begun with chat_template none, and this run has model"])
+    weighbridge.ok("export", model, half, *QUICK, "--resume")
+
+
+def test_changed_sources_are_refused(weighbridge, model, half):  # OPS-02
+    shard = model / "model-00002-of-00002.safetensors"
+    st, data = shard.stat(), shard.read_bytes()
+    words = ["out.partial: the source \"model-00002-of-00002.safetensors\" is not the file that it was begun with"]
+    os.utime(shard, ns=(st.st_atime_ns, st.st_mtime_ns + 1))
+    refused(weighbridge, model, half, [*words, "the time of its last change"], "--no-chat-template")
+    shard.rename(model / "before")
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # other bytes, all else the same
+    os.utime(shard, ns=(st.st_atime_ns, st.st_mtime_ns))
+    refused(weighbridge, model, half, [*words, "its inode"], "--no-chat-template")
+    (model / "before").rename(shard)
+    os.utime(shard, ns=(st.st_atime_ns, st.st_mtime_ns))
+    weighbridge.ok("export", model, half, *QUICK, "--resume")
+
+
+def test_another_configuration_is_refused(weighbridge, model, half):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.25}))
+    refused(weighbridge, model, half, ["was begun with another graph"], "--no-chat-template")
+
+
+def test_files_that_are_not_what_the_journal_says(weighbridge, model, half, tmp_path):
+    data = half.with_name("out.partial") / "onnx_model.data"
+    os.truncate(data, data.stat().st_size - 1)
+    said = weighbridge.refuses("export", model, half, *QUICK, "--resume")
+    assert "onnx_model.data: has" in said and "begin anew" in said and not half.exists()
+
+
+def test_never_through_a_link(weighbridge, model, half, tmp_path):
+    data = half.with_name("out.partial") / "onnx_model.data"
+    data.rename(tmp_path / "precious")
+    before = (tmp_path / "precious").read_bytes()
+    data.symlink_to(tmp_path / "precious")
+    said = weighbridge.refuses("export", model, half, *QUICK, "--resume")
+    assert "onnx_model.data" in said and (tmp_path / "precious").read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.fixture(scope="session")
+def larger(tmp_path_factory):
+    """Half a second of work."""
+    config = {"vocab_size": 16000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 16,
+              "num_attention_heads": 8, "head_dim": 64}
+    return checkpoints.make(tmp_path_factory.mktemp("larger") / "model", "llama", shards=3, config=config).path
+
+
+def start(program, *args, env=None):
+    return subprocess.Popen([str(a) for a in (program.path, *args)], env={**os.environ, **SANITIZER, **OFTEN, **(env or {})},
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def stop_with_something_done(program, number, *args, at_least=2):
+    """Stops a run as soon as its journal has some records; -> status, what it said.  None: it was done before."""
+    run = start(program, *args)
+    while run.poll() is None:
+        if records(args[2].with_name(args[2].name + ".partial")) >= at_least:
+            run.send_signal(number)
+            break
+    said = run.communicate()[1].decode()
+    return (run.returncode, said) if run.returncode else None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_leave_something_to_go_on_with(weighbridge_release, larger, tmp_path, number):
+    out = tmp_path / "out"
+    weighbridge_release.ok("export", larger, tmp_path / "whole", *QUICK)
+    for attempt in range(20):
+        stopped = stop_with_something_done(weighbridge_release, number, "export", larger, out, *QUICK, "--threads", 1)
+        if stopped:
+            break
+        shutil.rmtree(out)
+    status, said = stopped
+    assert status == 1 and said == (
+        "weighbridge: error: interrupted; nothing was published\n"
+        f"weighbridge: note: {out}.partial keeps what is finished: the same export with --resume goes on from there\n")
+    assert not out.exists()
+    weighbridge_release.ok("export", larger, out, *QUICK, "--resume", "--report", tmp_path / "r.json")
+    assert tree(out) == tree(tmp_path / "whole") and json.loads((tmp_path / "r.json").read_text())["resumed"]["tensors"] > 1
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_second_run_into_the_same_place_is_refused(weighbridge_release, larger, tmp_path):
+    out = tmp_path / "out"
+    first = start(weighbridge_release, "export", larger, out, *QUICK)
+    while not (tmp_path / "out.partial" / JOURNAL).exists():
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        for more in ([], ["--resume"], ["--overwrite"]):
+            assert "another run is writing to" in weighbridge_release.refuses("export", larger, out, *QUICK, *more)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert first.wait() == 0 and sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def test_killed_at_random_times(weighbridge_release, larger, tmp_path):
+    """The older export or the new one, whole; and --resume, which is killed too, ends in the same bytes."""
+    other = checkpoints.make(tmp_path / "other", "llama", config=SMALL).path
+    weighbridge_release.ok("export", other, tmp_path / "old", *QUICK)
+    began = time.monotonic()
+    weighbridge_release.ok("export", larger, tmp_path / "new", *QUICK)
+    took = time.monotonic() - began
+    old, new = tree(tmp_path / "old"), tree(tmp_path / "new")
+    out, seed = tmp_path / "out", random.randrange(1 << 30)
+    rng = random.Random(seed)
+    print(f"seed {seed}, {took:.2f} s uninterrupted")
+    killed = finished = 0
+    while killed < KILLS:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", out)
+        for _ in range(50):
+            how = ["--threads", rng.choice([1, 2, 5]), "--memory", rng.choice(["16M", "64M", "512M"]), "--io",
+                   rng.choice(["auto", "pread"])]
+            run = start(weighbridge_release, "export", larger, out, *QUICK, "--overwrite", "--resume", *how)
+            time.sleep(rng.random() * took * 1.1)
+            run.kill()
+            said = run.communicate()[1].decode()
+            assert run.returncode in (0, -9), said
+            assert contents(out) in (old, new), sorted(contents(out))
+            killed += run.returncode == -9
+            finished += records(tmp_path / "out.partial") > 0
+            if run.returncode == 0 or killed >= KILLS:
+                break
+        weighbridge_release.ok("export", larger, out, *QUICK, "--overwrite", "--resume")
+        assert tree(out) == new and sorted(os.listdir(tmp_path)) == ["new", "old", "other", "out"]
+    print(f"{killed} kills, {finished} of them with something finished")
+    assert finished
+
+
+# ---------------------------------------------------------------------------------------------------- every system call
+
+
+@pytest.fixture(scope="session")
+def syscalls(tmp_path_factory):
+    """-> environment in which the calls of syscalls.c stand in front of libc's"""
+    shim = tmp_path_factory.mktemp("syscalls") / "syscalls.so"
+    source = os.path.join(os.path.dirname(__file__), "syscalls.c")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
+    return lambda what: {"LD_PRELOAD": str(shim), "SYSCALLS": what, **OFTEN}
+
+
+def whole_somewhere(out, old, new):
+    """OUT is the old or the new export; or, without exchange, the old one has stepped aside for a moment."""
+    aside = out.with_name("out.old")
+    return contents(out) in (old, new) or (not out.exists() and aside.exists() and contents(aside) == old)
+
+
+@pytest.mark.parametrize("what", ["", ",no_exchange"])
+@pytest.mark.parametrize("fails", ["kill={}", "fail={},error=28"])
+def test_at_every_system_call(weighbridge_release, syscalls, model, tmp_path, what, fails):
+    """Killed by, or with an error from, each call in turn that changes the file system."""
+    other = checkpoints.make(tmp_path / "other", "llama", config={"num_hidden_layers": 1}).path
+    weighbridge_release.ok("export", other, tmp_path / "old", *QUICK)
+    weighbridge_release.ok("export", model, tmp_path / "new", *QUICK)
+    old, new, out = tree(tmp_path / "old"), tree(tmp_path / "new"), tmp_path / "out"
+    command = ["export", model, out, *QUICK, "--overwrite", "--resume", "--threads", 1, "--io", "pread"]
+    total = int(weighbridge_release(*command, env=syscalls("count" + what)).stderr.split()[0])
+    for n in range(1, total + 1):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", out)
+        r = weighbridge_release(*command, env=syscalls(fails.format(n) + what), any_status=True)
+        assert r.status in (-9, 0, 1), r
+        assert whole_somewhere(out, old, new), (n, os.listdir(tmp_path))
+        if r.status == 1:
+            assert re.fullmatch(r"weighbridge: error: .*No space left on device.*\n(weighbridge: note: .*\n)?", r.stderr), r.stderr
+        weighbridge_release.ok(*command, env=syscalls(what))
+        assert tree(out) == new and sorted(os.listdir(tmp_path)) == ["model", "new", "old", "other", "out"], n
+    assert total > 40
