@@ -101,6 +101,9 @@ WB_API int wb_verify(const struct wb_options *o, char **report, struct wb_error 
 WB_API int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *e);
 /* Converts the PEFT LoRA adapter `o->model` into the directory `o->out` that the runtime loads. */
 WB_API int wb_lora_process(const struct wb_options *o, char **report, struct wb_error *e);
+/* Merges the PEFT LoRA adapter `o->merge_lora` into the checkpoint `o->model`: `o->out` becomes a checkpoint in fp16
+ * with the same shards. */
+WB_API int wb_lora_merge(const struct wb_options *o, char **report, struct wb_error *e);
 
 /* Makes the directory `o->out` that `reduced_vocab` takes: the `o->vocab_size` tokens of `o->model` that `o->corpus`
  * needs most. Needs Python with the package tokenizers. */

@@ -13,10 +13,10 @@
 enum { STATUS_DONE, STATUS_FAILED, STATUS_USAGE };
 
 extern const struct command command_export, command_export_draft, command_plan, command_inspect, command_verify,
-    command_lora_insert, command_lora_process, command_reduce_vocab, command_pack, command_unpack, command_help,
-    command_version;
+    command_lora_insert, command_lora_process, command_lora_merge, command_reduce_vocab, command_pack, command_unpack,
+    command_help, command_version;
 extern const struct command program_export_llm, program_export_draft, program_insert_lora, program_process_lora,
-    program_reduce_vocab;
+    program_merge_lora, program_reduce_vocab;
 
 extern const struct command *const commands[]; /* end with NULL */
 extern const struct command *const programs[];

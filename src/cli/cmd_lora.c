@@ -34,9 +34,27 @@ static void show_processed(const json_t *report, const struct args *a)
             say_count(count, json_array_size(modules), "module"));
 }
 
+static void show_merged(const json_t *report, const struct args *a)
+{
+    const json_t *merge = json_object_get(report, "merge_lora"), *v;
+    char count[64], files[64], bytes[24];
+    size_t i;
+
+    if (a->verbose)
+        json_array_foreach(json_object_get(report, "files"), i, v)
+            say_note("%s: %s", view_text(v, "name", "?"), say_bytes(bytes, view_count(v, "bytes")));
+    if (!a->quiet)
+        say(stdout, "%s: %s of weights in %s, %s merged into them\n", a->wb.out,
+            say_bytes(bytes, view_count(report, "bytes")),
+            say_count(files, json_array_size(json_object_get(report, "files")), "file"),
+            say_count(count, view_count(merge, "merged"), "module"));
+}
+
 int lora_insert_run(struct args *a) { return run_call(a, wb_lora_insert, show_inserted); }
 
 int lora_process_run(struct args *a) { return run_call(a, wb_lora_process, show_processed); }
+
+int lora_merge_run(struct args *a) { return run_call(a, wb_lora_merge, show_merged); }
 
 static int run_insert(struct args *a)
 {
@@ -49,6 +67,14 @@ static int run_process(struct args *a)
     a->wb.model = a->operand[0];
     a->wb.out = a->operand[1];
     return lora_process_run(a);
+}
+
+static int run_merge(struct args *a)
+{
+    a->wb.model = a->operand[0];
+    a->wb.merge_lora = a->operand[1];
+    a->wb.out = a->operand[2];
+    return lora_merge_run(a);
 }
 
 #define AT(member) .place = offsetof(struct args, member)
@@ -102,4 +128,40 @@ const struct command command_lora_process = {
     .example = "weighbridge lora process my-adapter my-adapter-processed",
     .group = process_groups,
     .run = run_process,
+};
+
+static const struct option_row merge_rows[] = {
+    { "strict", .kind = OPTION_FLAG, AT(wb.strict),
+      .help = "refuse what is otherwise a warning: values that overflow or vanish in fp16" },
+    { "overwrite", .kind = OPTION_FLAG, AT(wb.overwrite),
+      .help = "replace OUT where it is an older merged checkpoint; the old one stays until the new one is complete" },
+    { 0 },
+};
+static const struct option_group options_merge = { "What is written", merge_rows };
+
+static const struct option_row merge_run_rows[] = {
+    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 16u << 20,
+      .most = UINT64_MAX, .help = "all buffers together, whatever the size of the model; at least 16M" },
+    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
+      .least = 1, .most = 1024, .help = "threads that merge; reading and writing have one each besides" },
+    { 0 },
+};
+static const struct option_group options_merge_run = { "How it runs", merge_run_rows };
+static const struct option_group *const merge_groups[] = { &options_merge, &options_merge_run, &options_messages,
+                                                           &options_help, NULL };
+
+const struct command command_lora_merge = {
+    .name = "lora merge",
+    .operands = "MODEL ADAPTER OUT",
+    .least = 3,
+    .most = 3,
+    .summary = "merge a PEFT LoRA adapter into a checkpoint",
+    .text =
+        "Writes the checkpoint MODEL with the PEFT adapter ADAPTER merged into its weights to the directory OUT: "
+        "fp16,\n"
+        "the same shards, streamed through a bounded memory. ADAPTER may be the name of a directory inside MODEL. To\n"
+        "export what is merged, export --merge-lora needs no such copy. OUT appears whole or not at all.",
+    .example = "weighbridge lora merge Llama-3.2-1B-Instruct my-adapter merged",
+    .group = merge_groups,
+    .run = run_merge,
 };

@@ -2,23 +2,22 @@
 #include <string.h>
 
 const struct command *const commands[] = {
-    &command_export,
-    &command_export_draft,
-    &command_plan,
-    &command_inspect,
-    &command_verify,
-    &command_lora_insert,
-    &command_lora_process,
-    &command_reduce_vocab,
-    &command_pack,
-    &command_unpack,
-    &command_help,
-    &command_version,
-    NULL,
+    &command_export,       &command_export_draft,
+    &command_plan,         &command_inspect,
+    &command_verify,       &command_lora_insert,
+    &command_lora_process, &command_lora_merge,
+    &command_reduce_vocab, &command_pack,
+    &command_unpack,       &command_help,
+    &command_version,      NULL,
 };
 
-const struct command *const programs[] = { &program_export_llm,   &program_export_draft, &program_insert_lora,
-                                           &program_process_lora, &program_reduce_vocab, NULL };
+const struct command *const programs[] = { &program_export_llm,
+                                           &program_export_draft,
+                                           &program_insert_lora,
+                                           &program_process_lora,
+                                           &program_merge_lora,
+                                           &program_reduce_vocab,
+                                           NULL };
 
 static const struct command *named(const struct command *const *row, const char *name)
 {

@@ -213,3 +213,35 @@ const struct command program_reduce_vocab = {
     .group = reduce_groups,
     .run = run_reduce_vocab,
 };
+
+static int run_merge_lora(struct args *a)
+{
+    int status = choose_device(a);
+
+    a->wb.overwrite = true;
+    return status ? status : lora_merge_run(a);
+}
+
+static const struct option_row merge_rows[] = {
+    { "model_dir", .kind = OPTION_TEXT, AT(wb.model), .value = "DIR", .required = true,
+      .help = "directory of the checkpoint" },
+    { "lora_dir", .kind = OPTION_TEXT, AT(wb.merge_lora), .value = "DIR", .required = true,
+      .help = "directory of the PEFT adapter" },
+    { "output_dir", .kind = OPTION_TEXT, AT(wb.out), .value = "DIR", .required = true,
+      .help = "directory to write; an older merged checkpoint in it is replaced" },
+    { 0 },
+};
+static const struct option_group options_merge = { "What is written", merge_rows };
+static const struct option_group *const merge_groups[] = { &options_merge, &options_device, &options_help, NULL };
+
+const struct command program_merge_lora = {
+    .name = "tensorrt-edgellm-merge-lora",
+    .operands = "",
+    .argparse = true,
+    .summary = "weighbridge lora merge",
+    .text = "Merges a LoRA adapter into a checkpoint as the program of this name in TensorRT Edge-LLM 0.5.0 does, by\n"
+            "weighbridge. Names of options may be cut short.",
+    .example = "tensorrt-edgellm-merge-lora --model_dir Llama-3.2-1B --lora_dir my-adapter --output_dir merged",
+    .group = merge_groups,
+    .run = run_merge_lora,
+};

@@ -15,7 +15,7 @@
 
 struct args {
     struct wb_options wb; /* what the library is asked; model and out are operands of most commands */
-    const char *operand[2];
+    const char *operand[3];
     unsigned operands_n;
     bool help, quiet, verbose, json, list, test;
     const char *report, *progress;

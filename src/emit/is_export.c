@@ -4,6 +4,7 @@
 #include "emit/onnx_read.h"
 #include "io/file.h"
 #include <stdlib.h>
+#include <string.h>
 
 static bool has_version(const char *path, struct arena *a)
 {
@@ -39,6 +40,35 @@ static bool is_pair(const char *path, struct arena *a)
     return false;
 }
 
+/* Shards of ours, all of them. */
+static bool is_merged(const char *path, struct arena *a)
+{
+    static const char head[] = "{\"__metadata__\":{\"format\":\"pt\",\"" MERGED_KEY "\":";
+    struct err ignored = { 0 };
+    struct listing l = { 0 };
+    size_t ours = 0;
+
+    if (listing_read(&l, path, a, &ignored))
+        return false;
+    for (size_t i = 0; i < l.n; i++) {
+        char found[8 + sizeof head];
+        int fd;
+        bool is;
+
+        if (!str_ends(l.name[i], ".safetensors"))
+            continue;
+        if ((fd = file_open_read(arena_printf(a, "%s/%s", path, l.name[i]), &ignored)) < 0)
+            return false;
+        is = !file_pread(fd, l.name[i], found, 8 + sizeof head - 1, 0, &ignored) &&
+             !memcmp(found + 8, head, sizeof head - 1);
+        file_close(fd);
+        if (!is)
+            return false;
+        ours++;
+    }
+    return ours > 0;
+}
+
 bool is_export(const char *path, struct arena *a)
 {
     const char *onnx_path = arena_printf(a, "%s/model.onnx", path);
@@ -47,7 +77,7 @@ bool is_export(const char *path, struct arena *a)
     bool yes;
 
     if (!file_exists(onnx_path))
-        return is_pair(path, a);
+        return is_pair(path, a) || is_merged(path, a);
     if (has_version(path, a))
         return true;
     m = onnx_load(onnx_path, &ignored);

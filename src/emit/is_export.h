@@ -5,8 +5,12 @@
 #include <stdbool.h>
 #include "base/arena.h"
 
+/* In the __metadata__ of the safetensors files of a merged checkpoint, behind "format". */
+#define MERGED_KEY "weighbridge.merged"
+
 /* Holds a model.onnx with weighbridge.* metadata, or beside a config.json with "edgellm_version", which the exporter
- * that we replace writes too; or a processed LoRA adapter or a vocabulary map and nothing else. */
+ * that we replace writes too; or a processed LoRA adapter or a vocabulary map and nothing else; or weights
+ * into which we merged an adapter. */
 bool is_export(const char *path, struct arena *a);
 
 #endif

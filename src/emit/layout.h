@@ -21,13 +21,14 @@ struct data_file {
     uint64_t bytes;   /* exact size */
     const void *head; /* first bytes, written when the file is created; NULL: none */
     size_t head_bytes;
+    bool packed; /* tensors stand one behind the other, without padding */
 };
 
 struct placed { /* one tensor of a data file */
     const char *name;
     const struct recipe *recipe;
     unsigned file; /* index into layout.file */
-    uint64_t off;  /* a multiple of LAYOUT_ALIGN */
+    uint64_t off;  /* a multiple of LAYOUT_ALIGN, but in a packed file */
     uint64_t bytes;
     bool done; /* an earlier run has written it, so it is not planned any more */
 };

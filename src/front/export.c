@@ -28,17 +28,6 @@ int wb_plan(const struct wb_options *o, char **plan, struct wb_error *error)
     return usage ? front_result(&e, error) : 0;
 }
 
-/* The library's progress to the caller's. */
-static int relay_progress(void *user, const struct run_progress *p)
-{
-    const struct wb_options *o = user;
-    struct wb_progress out = {
-        .read = p->read, .written = p->written, .to_read = p->to_read, .to_write = p->to_write, .seconds = p->seconds
-    };
-
-    return o->progress ? o->progress(o->user, &out) : 0;
-}
-
 static int write_model(struct export_job *j, const struct outdir *out, struct err *e)
 {
     struct str bytes = { 0 };
@@ -108,7 +97,7 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
     struct run_options run = { .io = o->io ? o->io : "auto",
                                .threads = j->budget.threads,
                                .journal = journal,
-                               .progress = relay_progress,
+                               .progress = front_progress,
                                .user = (void *)o };
     size_t told = j->notes.n;
 

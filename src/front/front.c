@@ -51,3 +51,13 @@ void front_note_more_losses(struct notes *n, size_t lossy)
     if (lossy > ERR_LINES)
         notes_add(n, NOTE_STRICT, "and %zu more tensors lost values in fp16 or by clamping", lossy - ERR_LINES);
 }
+
+int front_progress(void *user, const struct run_progress *p)
+{
+    const struct wb_options *o = user;
+    struct wb_progress out = {
+        .read = p->read, .written = p->written, .to_read = p->to_read, .to_write = p->to_write, .seconds = p->seconds
+    };
+
+    return o->progress ? o->progress(o->user, &out) : 0;
+}

@@ -4,6 +4,7 @@
 #include <weighbridge.h>
 #include "base/err.h"
 #include "base/notes.h"
+#include "pipeline/pipeline.h"
 #include "transform/transform.h"
 
 /* 0 or -1, and *out from e (a NULL `out` is allowed). */
@@ -16,5 +17,8 @@ void front_warn(const struct wb_options *o, const struct notes *n, size_t from);
 void front_note_losses(struct notes *n, const char *tensor, uint64_t elements, const struct counters *c, size_t *lossy);
 /* ... and this says how many there are. */
 void front_note_more_losses(struct notes *n, size_t lossy);
+
+/* The pipeline's progress to the caller's function; `user` is a const struct wb_options. */
+int front_progress(void *user, const struct run_progress *p);
 
 #endif

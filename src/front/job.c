@@ -227,7 +227,7 @@ static void make_metadata(struct export_job *j)
     if (j->model.int4.added + j->model.int4.folded + j->model.int4.clamped)
         add_meta(j, META_ZEROS, j->model.zero_points == ZEROS_CLAMP ? "clamp" : "exact");
     if (j->mode.merge)
-        add_meta(j, META_MERGE, arena_printf(&j->arena, "%zu modules", merge_modules(&j->adapter)));
+        add_meta(j, META_MERGE, merge_describe(&j->adapter, &j->arena));
     add_meta(j, "weighbridge.chat_template",
              t->processed_from && !strcmp(t->processed_from, "file") ? job_template_file(t->processed_xxh3, &j->arena)
              : j->options->no_chat_template                          ? "none"

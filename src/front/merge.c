@@ -1,6 +1,7 @@
 #include "front/merge.h"
 #include <string.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 static bool is_directory(const char *path)
 {
@@ -56,6 +57,21 @@ size_t merge_modules(const struct adapter *ad)
     for (size_t i = 0; i < ad->pairs_n; i++)
         n += ad->pair[i].taken;
     return n;
+}
+
+const char *merge_describe(const struct adapter *ad, struct arena *a)
+{
+    struct str all = { 0 };
+    const char *text;
+
+    for (size_t i = 0; i < ad->pairs_n; i++)
+        if (ad->pair[i].taken)
+            str_addf(&all, "%s %a %llu\n", ad->pair[i].canonical, ad->pair[i].scale,
+                     (unsigned long long)ad->pair[i].rank);
+    text = arena_printf(a, "%zu modules, xxh3:%016llx", merge_modules(ad),
+                        (unsigned long long)XXH3_64bits(str_text(&all), all.n));
+    str_release(&all);
+    return text;
 }
 
 struct count { /* of pairs of one kind */

@@ -9,7 +9,7 @@
 #include "checkpoint/adapter.h"
 #include "front/job.h"
 
-#define META_MERGE "weighbridge.merge_lora" /* in the metadata of an export: "14 modules" */
+#define META_MERGE "weighbridge.merge_lora" /* in the metadata of an export: merge_describe */
 
 /* `given`: a directory, or the name of one inside the checkpoint. */
 int merge_open(struct adapter *ad, const struct model *m, const char *given, struct arena *a, struct notes *notes,
@@ -20,5 +20,8 @@ const char *merge_module(const char *tensor, struct arena *a);
 int merge_check(struct export_job *j, struct err *e);
 /* How many modules are merged. */
 size_t merge_modules(const struct adapter *ad);
+/* "14 modules, xxh3:0123456789abcdef", the hash of their names, ranks and scales: not of their values, which are read
+ * only when they are merged. */
+const char *merge_describe(const struct adapter *ad, struct arena *a);
 
 #endif

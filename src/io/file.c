@@ -41,6 +41,13 @@ bool file_same(const struct file_id *a, const struct file_id *b)
     return a->dev == b->dev && a->ino == b->ino && a->bytes == b->bytes && a->mtime_ns == b->mtime_ns;
 }
 
+bool file_is_regular(const char *path)
+{
+    struct stat st;
+
+    return !stat(path, &st) && S_ISREG(st.st_mode);
+}
+
 bool file_exists(const char *path)
 {
     struct stat st;

@@ -25,6 +25,7 @@ bool file_same(const struct file_id *a, const struct file_id *b);
 
 /* Regular file to memory with a 0 byte behind; more than `most` bytes is an error. The caller frees *text. */
 int file_read(const char *path, size_t most, char **text, size_t *n, struct err *e);
+bool file_is_regular(const char *path);                 /* or a link to one */
 bool file_exists(const char *path);                     /* follows links; any kind of file */
 bool file_same_directory(const char *a, const char *b); /* both are there and are one */
 bool file_within(const char *inner, const char *outer); /* is it or lies below it; both are real paths */

@@ -84,7 +84,7 @@ static int parts_check(const struct placed *item, const struct recipe_plain *pla
     return 0;
 }
 
-static int use_check(const struct placed *item, const struct use *u, struct err *e)
+static int use_check(const struct layout *l, const struct placed *item, const struct use *u, struct err *e)
 {
     const struct recipe_plain *plain = &u->plain;
     const struct tensor *t = plain->source;
@@ -93,7 +93,7 @@ static int use_check(const struct placed *item, const struct use *u, struct err 
     if (plain->rows > rows || __builtin_mul_overflow(rows, plain->cols, &elements) || elements != t->elements ||
         __builtin_mul_overflow(elements, dtype_bytes(plain->transform->src), &bytes) || bytes != t->bytes ||
         __builtin_mul_overflow(plain->rows * plain->cols, u->dst, &bytes) || bytes != item->bytes ||
-        item->off % LAYOUT_ALIGN || bytes > BYTES_MAX)
+        (item->off % LAYOUT_ALIGN && !l->file[item->file].packed) || bytes > BYTES_MAX)
         return does_not_fit(item, t, e);
     return 0;
 }
@@ -131,7 +131,7 @@ static struct use *uses_collect(const struct layout *l, size_t *uses, struct err
             goto fail;
         u->dst = u->plain.dst;
         u->panel = u->plain.transform->cut == CUT_ROWS;
-        if (u->plain.parts ? parts_check(&l->item[i], &u->plain, e) : use_check(&l->item[i], u, e))
+        if (u->plain.parts ? parts_check(&l->item[i], &u->plain, e) : use_check(l, &l->item[i], u, e))
             goto fail;
     }
     qsort(use, n, sizeof *use, use_order);
@@ -370,7 +370,7 @@ static uint64_t slab_add(struct cutter *c, struct slab_plan s, bool last)
 
     s.file = item->file;
     s.payload = s.runs * s.run_bytes;
-    if (s.runs == 1 && last && s.off % LAYOUT_ALIGN == 0)
+    if (s.runs == 1 && last && s.off % LAYOUT_ALIGN == 0 && !p->layout->file[s.file].packed)
         s.run_bytes = round_up(s.run_bytes, LAYOUT_ALIGN);
     s.direct = s.runs == 1 && s.off % LAYOUT_ALIGN == 0 && s.run_bytes % LAYOUT_ALIGN == 0;
     p->slab = room_for_one(p->slab, p->slabs_n, &c->slabs_cap, sizeof *p->slab);

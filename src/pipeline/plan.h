@@ -18,7 +18,8 @@
  *
  * What stands between two items in a file is zeros: the contiguous slab that ends
  * an item is padded to LAYOUT_ALIGN, and behind row panels a new file is zeros
- * anyway.  The padded end of a file's last slab is cut off when all is written. */
+ * anyway.  The padded end of a file's last slab is cut off when all is written.
+ * In a packed file nothing stands between, and nothing is padded. */
 #ifndef PIPELINE_PLAN_H
 #define PIPELINE_PLAN_H
 #include <stdbool.h>

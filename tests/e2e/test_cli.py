@@ -15,10 +15,10 @@ import pytest
 import checkpoints
 from conftest import ROOT, SANITIZER, Program, tree
 
-COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "reduce-vocab", "pack",
+COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "lora merge", "reduce-vocab", "pack",
             "unpack", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
-            "tensorrt-edgellm-process-lora", "tensorrt-edgellm-reduce-vocab"]
+            "tensorrt-edgellm-process-lora", "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab"]
 CONTENT = "target eagle-base eagle-draft reduced-vocab merge-lora fp8-kv-cache chat-template no-chat-template strict overwrite resume zero-points"
 OPTIONS = {
     "export": CONTENT + " pack memory threads io device report quiet verbose progress help",
@@ -28,6 +28,7 @@ OPTIONS = {
     "verify": "chat-template reduced-vocab merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
     "lora process": "strict overwrite quiet verbose help",
+    "lora merge": "strict overwrite memory threads quiet verbose progress help",
     "reduce-vocab": "size corpus method max-samples d2t overwrite json quiet progress help",
     "pack": "overwrite memory threads json quiet verbose progress help",
     "unpack": "list test overwrite memory threads json quiet verbose progress help",
@@ -37,7 +38,8 @@ OPTIONS = {
     PROGRAMS[1]: "draft_model_dir output_dir base_model_dir device help",
     PROGRAMS[2]: "onnx_dir help",
     PROGRAMS[3]: "input_dir output_dir help",
-    PROGRAMS[4]: "model_dir output_dir reduced_vocab_size method max_samples d2t_path corpus help",
+    PROGRAMS[4]: "model_dir lora_dir output_dir device help",
+    PROGRAMS[5]: "model_dir output_dir reduced_vocab_size method max_samples d2t_path corpus help",
 }
 
 
@@ -100,6 +102,7 @@ def named(weighbridge, tmp_path):
     ("lora proces a o", "unknown command 'lora proces': did you mean lora process?"),
     ("lora insert", "lora insert needs OUT"),
     ("lora process a", "lora process needs ADAPTER OUT"),
+    ("lora merge m a", "lora merge needs MODEL ADAPTER OUT"),
     ("reduce-vocab m", "reduce-vocab needs MODEL OUT"),
     ("reduce-vocab m o --corpus c", "--size is missing"),
     ("reduce-vocab m o --size 3", "--corpus is missing"),
@@ -480,9 +483,9 @@ def test_drop_in_spares_what_is_no_export(named, model, tmp_path):
     (PROGRAMS[0], "--model_dir m --output_dir o x", "unexpected operand 'x'"),
     (PROGRAMS[0], "--model_dir", "--model_dir needs a value: DIR"),
     (PROGRAMS[1], "--output_dir o", "--draft_model_dir is missing"),
-    (PROGRAMS[4], "--model_dir m --output_dir o", "--reduced_vocab_size is missing"),
-    (PROGRAMS[4], "--model_dir m --output_dir o --reduced_vocab_size 9", "--corpus FILE is needed: the program of this name"),
-    (PROGRAMS[4], "--model_dir m --output_dir o --reduced_vocab_size 9 --corpus c --method input-aware", "is not one of"),
+    (PROGRAMS[5], "--model_dir m --output_dir o", "--reduced_vocab_size is missing"),
+    (PROGRAMS[5], "--model_dir m --output_dir o --reduced_vocab_size 9", "--corpus FILE is needed: the program of this name"),
+    (PROGRAMS[5], "--model_dir m --output_dir o --reduced_vocab_size 9 --corpus c --method input-aware", "is not one of"),
 ])
 def test_drop_in_usage_errors(named, tmp_path, name, line, said):
     r = named(name)(*line.split())

@@ -67,14 +67,14 @@ def test_shared_library_exports_the_front_door_only(build):
     r = subprocess.run(["nm", "-D", "--defined-only", build / "libweighbridge.so"], capture_output=True, text=True, check=True)
     names = {line.split()[-1] for line in r.stdout.splitlines()}
     assert names == {"wb_version", "wb_export", "wb_plan", "wb_inspect", "wb_verify", "wb_lora_insert",
-                     "wb_lora_process", "wb_reduce_vocab", "wb_pack",
+                     "wb_lora_process", "wb_lora_merge", "wb_reduce_vocab", "wb_pack",
                      "wb_unpack", "wb_free"}
 
 
 def test_installed_tree(build, tmp_path):
     subprocess.run(["cmake", "--install", build, "--prefix", tmp_path / "usr"], check=True, capture_output=True)
     bin_ = tmp_path / "usr" / "bin"
-    assert {"weighbridge"} | {f"tensorrt-edgellm-{name}" for name in ("export-llm", "export-draft", "insert-lora", "process-lora",
+    assert {"weighbridge"} | {f"tensorrt-edgellm-{name}" for name in ("export-llm", "export-draft", "insert-lora", "process-lora", "merge-lora",
                                                                   "reduce-vocab")} <= set(
         os.listdir(bin_))
     assert (tmp_path / "usr" / "include" / "weighbridge.h").is_file()

@@ -114,7 +114,7 @@ def test_every_linear(dtype, factors, rank, weighbridge, tmp_path):
     assert told["merge_lora"] == {"adapter": str(tmp_path / "adapter"), "modules": 15, "merged": 15, "left_out": 0}
     assert sum("lora_rank" in t for t in told["tensors"]) == 15
     meta = {p.key: p.value for p in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
-    assert meta["weighbridge.merge_lora"] == "15 modules" and str(tmp_path) not in str(meta)
+    assert meta["weighbridge.merge_lora"].startswith("15 modules, xxh3:") and str(tmp_path) not in str(meta)
     weighbridge.ok("verify", tmp_path / "out", tmp_path / "model", "--merge-lora", tmp_path / "adapter")
 
 
@@ -420,6 +420,13 @@ def test_verify_wants_the_adapter(weighbridge, exported):
                                                                exported / "adapter", status=2)
     r = weighbridge.ok("verify", exported / "out", exported / "model", "--merge-lora", exported / "adapter", "--json").json
     assert r["ok"] and r["merged"] > 20000 and r["neighbours"] <= r["merged"] // 200
+
+
+def test_verify_sees_another_scale(weighbridge, exported, tmp_path):
+    ckpt = checkpoints.build("llama", config=ODD)
+    other, _ = random_adapter(ckpt, 4, config={"lora_alpha": 9})
+    r = weighbridge("verify", exported / "out", exported / "model", "--merge-lora", other.write(tmp_path / "other"))
+    assert r.status == 1 and "metadata weighbridge.merge_lora" in r.stdout and "16 differences" in r.stdout
 
 
 def test_verify_sees_another_adapter(weighbridge, exported, tmp_path):
