@@ -12,15 +12,16 @@ enum { HEAD_MOST = 16 << 20, AT_ONCE = 64 };
 /* A journal stays on the machine that wrote it: numbers are those of memory. */
 struct head {
     char magic[8];
+    uint64_t record;       /* bytes of one */
     uint64_t bytes, check; /* of the text behind it */
 };
 
 struct record {
     uint64_t off, bytes; /* in the file */
-    uint64_t xxh3, overflow, flushed, nan;
-    uint32_t worst, file; /* index into layout.file */
-    uint64_t hashed;
-    uint64_t check; /* of all before it */
+    uint64_t xxh3;
+    struct counters lost;
+    uint32_t file, hashed; /* index into layout.file */
+    uint64_t check;        /* of all before it */
 };
 
 static const char magic[8] = "wbjrnl1";
@@ -68,7 +69,8 @@ int journal_head(struct journal *j, const char **text, struct arena *a, struct e
         return 0;
     if (file_pread(j->fd, j->shown, &h, sizeof h, 0, e))
         return -1;
-    if (memcmp(h.magic, magic, sizeof magic) || h.bytes > HEAD_MOST || h.bytes > id.bytes - sizeof h)
+    if (memcmp(h.magic, magic, sizeof magic) || h.record != sizeof(struct record) || h.bytes > HEAD_MOST ||
+        h.bytes > id.bytes - sizeof h)
         return 0;
     s = arena_alloc(a, (size_t)h.bytes + 1);
     if (file_pread(j->fd, j->shown, s, (size_t)h.bytes, sizeof h, e))
@@ -83,7 +85,7 @@ int journal_head(struct journal *j, const char **text, struct arena *a, struct e
 
 int journal_begin(struct journal *j, const char *text, struct err *e)
 {
-    struct head h = { .bytes = strlen(text) };
+    struct head h = { .record = sizeof(struct record), .bytes = strlen(text) };
 
     memcpy(h.magic, magic, sizeof magic);
     h.check = check_head(text, (size_t)h.bytes);
@@ -146,28 +148,25 @@ int journal_resume(struct journal *j, struct err *e)
                            j->shown, (unsigned long long)r.off, r.file);
         f = (struct finished){ .item = (unsigned)(item - j->layout->item),
                                .hashed = r.hashed,
-                               .result = { { r.overflow, r.flushed, r.nan, r.worst }, r.xxh3 } };
+                               .result = { r.lost, r.xxh3 } };
         keep(j, &f);
     }
     return ftruncate(j->fd, (off_t)j->end) ? err_errno(e, errno, "%s: cannot be cut behind its records", j->shown) : 0;
 }
 
-static struct record record_of(const struct journal *j, const struct finished *f)
+/* Sums are made member by member: so what stands between members is zeros. */
+static void record_make(const struct journal *j, const struct finished *f, struct record *r)
 {
     const struct placed *item = &j->layout->item[f->item];
-    const struct counters *c = &f->result.counters;
-    struct record r = { .off = item->off,
-                        .bytes = item->bytes,
-                        .xxh3 = f->result.xxh3,
-                        .overflow = c->overflow,
-                        .flushed = c->flushed,
-                        .nan = c->nan,
-                        .worst = c->worst,
-                        .file = item->file,
-                        .hashed = f->hashed };
 
-    r.check = check_record(j, &r);
-    return r;
+    memset(r, 0, sizeof *r);
+    r->off = item->off;
+    r->bytes = item->bytes;
+    r->xxh3 = f->result.xxh3;
+    counters_add(&r->lost, &f->result.counters);
+    r->file = item->file;
+    r->hashed = f->hashed;
+    r->check = check_record(j, r);
 }
 
 int journal_add(struct journal *j, const struct finished *f, size_t n, struct err *e)
@@ -179,7 +178,7 @@ int journal_add(struct journal *j, const struct finished *f, size_t n, struct er
         uint64_t at = j->end;
 
         for (; k < AT_ONCE && i < n; k++, i++) {
-            r[k] = record_of(j, &f[i]);
+            record_make(j, &f[i], &r[k]);
             keep(j, &f[i]);
         }
         if (file_pwrite(j->fd, j->shown, r, k * sizeof *r, at, e))

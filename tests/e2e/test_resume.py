@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import time
 
@@ -45,7 +46,10 @@ def records(partial):
         text = (partial / JOURNAL).read_bytes()
     except FileNotFoundError:
         return 0
-    return (len(text) - 24 - int.from_bytes(text[8:16], "little")) // 72 if len(text) > 24 else 0
+    if len(text) < 32:
+        return 0
+    record, head = struct.unpack("<QQ", text[8:24])
+    return (len(text) - 32 - head) // record
 
 
 def broken(weighbridge, model, out, command="export", args=QUICK, at_least=1):
@@ -135,6 +139,26 @@ def test_drafts_too(weighbridge, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["resumed"]["tensors"] > 0
 
 
+@pytest.mark.parametrize("options", [["llama_gptq_asym", "--zero-points", "clamp"], ["llama", "--merge-lora", "{}/lora_llama"]])
+def test_4_bit_weights_and_merged_ones(weighbridge, golden, tmp_path, options):
+    """With what each tensor lost by them; and another scale of the adapter is another export."""
+    where = tmp_path / "checkpoints"
+    shutil.copytree(golden / "checkpoints" / options[0], where / "model")
+    shutil.copytree(golden / "checkpoints" / "lora_llama", where / "lora_llama")
+    options = [*QUICK, *(o.format(where) for o in options[1:])]
+    weighbridge.ok("export", where / "model", tmp_path / "whole", *options, "--report", tmp_path / "whole.json")
+    broken(weighbridge, where / "model", tmp_path / "out", args=options, at_least=3)
+    config = where / "lora_llama" / "adapter_config.json"
+    text = config.read_text()
+    config.write_text(json.dumps({**json.loads(text), "lora_alpha": 3}))
+    if "--merge-lora" in options:
+        refused(weighbridge, where / "model", tmp_path / "out", ["was begun with scales of the LoRA adapter "], *options[1:])
+    config.write_text(text)
+    weighbridge.ok("export", where / "model", tmp_path / "out", *options, "--resume", "--report", tmp_path / "out.json")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert report_of(tmp_path / "out.json") == report_of(tmp_path / "whole.json")
+
+
 def test_nothing_to_resume_begins(weighbridge, model, tmp_path):
     weighbridge.ok("export", model, tmp_path / "whole", *QUICK)
     for left in (None, b"", b"wbjrnl1\0", os.urandom(500)):
@@ -160,7 +184,7 @@ def test_a_torn_journal_is_read_up_to_the_tear(weighbridge, model, tmp_path):
     whole, found = journal.read_bytes(), set()
     kept = tmp_path / "kept"
     shutil.copytree(half.with_name("out.partial"), kept)
-    for cut in (0, 1, 71, 72, 100, 144, 180):
+    for cut in (0, 1, 87, 88, 100, 176, 200):
         for damage in (whole[:len(whole) - cut], whole[:len(whole) - cut - 1] + b"\xff" + whole[len(whole) - cut:]):
             shutil.rmtree(half.with_name("out.partial"), ignore_errors=True)
             shutil.copytree(kept, half.with_name("out.partial"))
@@ -336,6 +360,93 @@ def whole_somewhere(out, old, new):
     """OUT is the old or the new export; or, without exchange, the old one has stepped aside for a moment."""
     aside = out.with_name("out.old")
     return contents(out) in (old, new) or (not out.exists() and aside.exists() and contents(aside) == old)
+
+
+def test_every_io_that_fails(weighbridge, model, tmp_path):
+    """Each op of the engine in turn: a clean error, nothing lost (the sanitizer sees leaks), and another run goes on."""
+    other = checkpoints.make(tmp_path / "other", "llama", config={"num_hidden_layers": 1}).path
+    weighbridge.ok("export", other, tmp_path / "old", *QUICK)
+    shutil.copytree(tmp_path / "old", tmp_path / "out")
+    weighbridge.ok("export", model, tmp_path / "new", *QUICK)
+    old, new, out = tree(tmp_path / "out"), tree(tmp_path / "new"), tmp_path / "out"
+    for n in range(1, 1000):
+        r = weighbridge("export", model, out, *QUICK, "--overwrite", "--threads", 1 + n % 2, "--io", "fault",
+                        env={**OFTEN, "WEIGHBRIDGE_FAULT": f"at_most=65536,fail={n},error={(5, 28)[n % 2]}"})
+        if r.status == 0:
+            break
+        assert re.match(r"weighbridge: error: .*: (read|write) of \d+ bytes at|.*no room for", r.stderr), r.stderr
+        assert contents(out) == old
+        if n % 5 == 0:
+            weighbridge.ok("export", model, tmp_path / "out", *QUICK, "--overwrite", "--resume")
+            assert tree(out) == new
+            shutil.rmtree(out)
+            shutil.copytree(tmp_path / "old", out)
+    assert n > 30 and tree(out) == new and not (tmp_path / "out.partial").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture()
+def small_disk(tmp_path):
+    """A file system of 3 MiB that can grow: disk(size in MiB)"""
+    place = tmp_path / "disk"
+    place.mkdir()
+    r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3M", "weighbridge-test", place], capture_output=True, text=True)
+    if r.returncode:
+        pytest.skip(f"mounting is refused here: {r.stderr.strip()}")
+    yield place, lambda mib: subprocess.run(["mount", "-o", f"remount,size={mib}M", place], check=True)
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("what", ["lie", "lie,no_fallocate"])
+def test_a_disk_that_fills_up(weighbridge_release, syscalls, tmp_path, small_disk, what):  # OPS-07
+    """Space is checked first; here that check is lied to, so the disk is full when files get their room, or later."""
+    place, grow = small_disk
+    model = checkpoints.make(tmp_path / "large", "llama", config={"num_hidden_layers": 1, "vocab_size": 20000}).path
+    weighbridge_release.ok("export", model, tmp_path / "new", *QUICK)
+    new, out = tree(tmp_path / "new"), place / "out"
+    assert sum(len(data) for data in new.values()) > 3 << 20
+    before = tree(place)
+    said = weighbridge_release.refuses("export", model, out, *QUICK)
+    assert "out: needs " in said and "are free: make room or give another place" in said and tree(place) == before
+    said = weighbridge_release.refuses("export", model, out, *QUICK, "--io", "pread", "--threads", 1, env=syscalls(what))
+    assert "no room for" in said and "No space left on device" in said and not out.exists()
+    assert os.listdir(place) == (["out.partial"] if "--resume goes on" in said else [])
+    grow(30)
+    weighbridge_release.ok("export", model, out, *QUICK, "--resume")
+    assert tree(out) == new and os.listdir(place) == ["out"]
+
+
+def test_room_that_an_earlier_run_holds_counts(weighbridge_release, model, small_disk):
+    """Neither --resume nor a new beginning needs room for what stands in OUT.partial a second time."""
+    place, grow = small_disk
+    grow(6)
+    for how in ([], ["--resume"]):
+        broken(weighbridge_release, model, place / "out")
+        weighbridge_release.ok("export", model, place / "out", *QUICK, *how)
+        shutil.rmtree(place / "out")
+
+
+# ---------------------------------------------------------------------------------------------------- sources that change
+
+
+def test_a_source_that_changes_during_the_run(weighbridge_release, larger, tmp_path):
+    """Also one that had been read already: what is published is of one checkpoint."""
+    model = tmp_path / "model"
+    shutil.copytree(larger, model)
+    for change in (lambda f: os.utime(f), lambda f: os.truncate(f, 1000), lambda f: f.unlink()):
+        shard = model / "model-00001-of-00003.safetensors"
+        data = shard.read_bytes()
+        time.sleep(0.02)
+        run = start(weighbridge_release, "export", model, tmp_path / "out", *QUICK, "--threads", 1)
+        while not records(tmp_path / "out.partial") and run.poll() is None:
+            pass
+        change(shard)
+        said = run.communicate()[1].decode()
+        assert run.returncode == 1 and "model-00001-of-00003.safetensors: " in said, said
+        assert re.search("has changed|too early|cannot be opened", said) and not (tmp_path / "out").exists()
+        shard.write_bytes(data)
 
 
 @pytest.mark.parametrize("what", ["", ",no_exchange"])

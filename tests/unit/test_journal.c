@@ -8,7 +8,7 @@
 #include "scratch.h"
 #include "pipeline/journal.h"
 
-enum { ITEMS = 200, RECORD = 72, HEAD = 24 };
+enum { ITEMS = 200, RECORD = 40 + sizeof(struct counters), HEAD = 32 };
 
 static struct arena arena;
 static struct placed item[ITEMS];
@@ -35,8 +35,15 @@ static int end(void **state)
 
 static struct finished of(unsigned i)
 {
-    return (
-        struct finished){ .item = i, .hashed = i % 3, .result = { { i, i * 2, i * 3, i * 4 }, (uint64_t)i << 60 | i } };
+    return (struct finished){ .item = i,
+                              .hashed = i % 3,
+                              .result = { .counters = { .overflow = i,
+                                                        .flushed = i * 2,
+                                                        .nan = i * 3,
+                                                        .worst = i * 4,
+                                                        .clamped = i * 5,
+                                                        .clamped_most = i * 6 },
+                                          .xxh3 = (uint64_t)i << 60 | i } };
 }
 
 static void open_it(struct journal *j)
@@ -91,6 +98,8 @@ static size_t read_it(const char *head, unsigned from)
         assert_int_equal(got->result.counters.flushed, want.result.counters.flushed);
         assert_int_equal(got->result.counters.nan, want.result.counters.nan);
         assert_int_equal(got->result.counters.worst, want.result.counters.worst);
+        assert_int_equal(got->result.counters.clamped, want.result.counters.clamped);
+        assert_int_equal(got->result.counters.clamped_most, want.result.counters.clamped_most);
         assert_true(j.done[got->item]);
     }
     journal_close(&j);
