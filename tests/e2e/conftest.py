@@ -7,7 +7,10 @@
 WEIGHBRIDGE names the program (default: build/asan, then build/release, then build); WEIGHBRIDGE_RELEASE the one
 without sanitizers, for tests where speed matters.  A sanitizer's finding, a signal or any other status than 0, 1, 2
 fails the test at once: it can't pass for a refusal.
+
+WEIGHBRIDGE_SKIPS names a list of tests that may be skipped (.ci/skips); then any other skip is a failure of the session.
 """
+import fnmatch
 import json
 import os
 import subprocess
@@ -27,6 +30,32 @@ SANITIZER = {
     "UBSAN_OPTIONS": "exitcode=99:print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "exitcode=99:halt_on_error=1",
 }
+
+
+def may_be_skipped():
+    """Patterns of the list, or None: there is none."""
+    path = os.environ.get("WEIGHBRIDGE_SKIPS")
+    return [line.split("#")[0].strip() for line in (ROOT / path).read_text().splitlines()] if path else None
+
+
+def unexpected_skips(terminal):
+    """(test, why) of those that are not on the list."""
+    patterns = may_be_skipped()
+    return [(report.nodeid, report.longrepr[2]) for report in terminal.stats.get("skipped", [])
+            if patterns is not None and not any(fnmatch.fnmatchcase(report.nodeid.split("::")[-1], p.replace("[", "[[]"))
+                                                for p in patterns if p)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and unexpected_skips(terminal) and not session.exitstatus:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    for test, why in unexpected_skips(terminalreporter):
+        terminalreporter.write_line(f"SKIPPED, and not on the list of what may be: {test}: {why}", red=True)
 
 
 @dataclass
