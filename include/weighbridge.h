@@ -45,6 +45,7 @@ struct wb_progress {
     uint64_t read, written;     /* bytes so far */
     uint64_t to_read, to_write; /* bytes in all */
     double seconds;             /* since the weights began to move */
+    const char *limit;          /* the stage that the others wait for now: "read", "transform", "write"; NULL: none */
 };
 
 struct wb_options {     /* zero: the default */

@@ -41,9 +41,12 @@ static void show_stages(const json_t *report)
         const json_t *stage = json_object_get(all, stages[i]);
         char bytes[24];
 
-        say_note("%s: %s in %.2f s of work, %.2f GB/s", stages[i], say_bytes(bytes, view_count(stage, "bytes")),
-                 view_real(stage, "busy"), view_real(stage, "gb_per_s"));
+        say_note("%s: %s in %.2f s of work, %.2f GB/s; waited %.2f s for the others", stages[i],
+                 say_bytes(bytes, view_count(stage, "bytes")), view_real(stage, "busy"), view_real(stage, "gb_per_s"),
+                 view_real(stage, "waiting"));
     }
+    if (json_is_string(json_object_get(report, "limit")))
+        say_note("the others waited for %s", view_text(report, "limit", "?"));
     say_note("%" PRIu64 " workers, engine %s, reads %s the page cache, writes %s it", view_count(report, "threads"),
              view_text(io, "engine", "?"), json_is_true(json_object_get(io, "direct_read")) ? "past" : "through",
              json_is_true(json_object_get(io, "direct_write")) ? "past" : "through");

@@ -86,7 +86,8 @@ static const struct option_row message_rows[] = {
     { "verbose", 'v', OPTION_FLAG, AT(verbose),
       .help = "more: notes on choices made, buffers, the time of each stage" },
     { "progress", .kind = OPTION_CHOICE, AT(progress), .value = "auto|always|never", .initial = "auto",
-      .help = "a bar with bytes, GB/s and the time left. auto: where the standard error is a terminal" },
+      .help = "a bar with bytes, GB/s, the time left and the stage of an export that the others wait for. auto: where "
+              "the standard error is a terminal" },
     { 0 },
 };
 const struct option_group options_messages = { "Messages", message_rows };

@@ -59,7 +59,7 @@ int run_bar(char *out, size_t room, const struct wb_progress *p, unsigned column
 {
     /* What is written counts; a run that writes nothing (verify) counts what it reads. */
     uint64_t all = p->to_write ? p->to_write : p->to_read, done = p->to_write ? p->written : p->read;
-    char text[160], left[32] = "?", done_text[24], all_text[24];
+    char text[160], left[32] = "?", limit[32] = "", done_text[24], all_text[24];
     double share, rate = p->seconds > 0 ? (double)done / p->seconds : 0;
     int text_n, cells, full;
 
@@ -68,8 +68,10 @@ int run_bar(char *out, size_t room, const struct wb_progress *p, unsigned column
     share = all ? (double)done / (double)all : 1;
     if (rate > 0)
         put_duration(left, (double)(all - done) / rate);
-    text_n = snprintf(text, sizeof text, "%3d%%  %s of %s  %.2f GB/s  %s left", (int)(share * 100),
-                      say_bytes(done_text, done), say_bytes(all_text, all), rate / 1e9, left);
+    if (p->limit)
+        snprintf(limit, sizeof limit, "  limit: %s", p->limit);
+    text_n = snprintf(text, sizeof text, "%3d%%  %s of %s  %.2f GB/s  %s left%s", (int)(share * 100),
+                      say_bytes(done_text, done), say_bytes(all_text, all), rate / 1e9, left, limit);
     cells = (int)columns - text_n - 5; /* brackets, two spaces, and the last column stays free */
     if (cells > 40)
         cells = 40;

@@ -31,7 +31,7 @@ int run_refused(const struct wb_error *e);
 int run_call(struct args *a, int (*call)(const struct wb_options *o, char **report, struct wb_error *e),
              void (*show)(const json_t *report, const struct args *a));
 
-/* "[####....]  45%  0.99 of 2.20 GB  0.41 GB/s  0:03 left" in at most `columns`; exposed for its test. */
+/* "[####....]  45%  0.99 of 2.20 GB  0.41 GB/s  0:03 left  limit: write" in at most `columns`; exposed for its test. */
 int run_bar(char *out, size_t room, const struct wb_progress *p, unsigned columns);
 
 #endif

@@ -55,9 +55,12 @@ void front_note_more_losses(struct notes *n, size_t lossy)
 int front_progress(void *user, const struct run_progress *p)
 {
     const struct wb_options *o = user;
-    struct wb_progress out = {
-        .read = p->read, .written = p->written, .to_read = p->to_read, .to_write = p->to_write, .seconds = p->seconds
-    };
+    struct wb_progress out = { .read = p->read,
+                               .written = p->written,
+                               .to_read = p->to_read,
+                               .to_write = p->to_write,
+                               .seconds = p->seconds,
+                               .limit = p->limit < STAGES ? stage_names[p->limit] : NULL };
 
     return o->progress ? o->progress(o->user, &out) : 0;
 }

@@ -236,14 +236,35 @@ json_t *report_plan(const struct export_job *j, const char *refused)
     return o;
 }
 
-static json_t *stage(double busy, uint64_t moved)
+static json_t *stage(const struct run_result *run, enum stage s, uint64_t moved)
 {
+    double busy = run->busy[s];
     json_t *o = json_object();
 
     put(o, "busy", json_real(busy));
+    put(o, "waiting", json_real(run->waiting[s]));
     put_u64(o, "bytes", moved);
     put(o, "gb_per_s", busy > 0 ? json_real((double)moved / busy / 1e9) : json_null());
     return o;
+}
+
+static json_t *series(const struct run_result *run)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < run->series_n; i++) {
+        const struct sample *s = &run->series[i];
+        json_t *o = json_object(), *waiting = json_object();
+
+        put(o, "seconds", json_real(s->seconds));
+        put_u64(o, "read", s->read);
+        put_u64(o, "written", s->written);
+        for (enum stage k = 0; k < STAGES; k++)
+            put(waiting, stage_names[k], json_real(s->waited[k]));
+        put(o, "waiting", waiting);
+        json_array_append_new(list, o);
+    }
+    return list;
 }
 
 static json_t *totals(const struct export_job *j, const struct export_result *r)
@@ -274,10 +295,12 @@ json_t *report_export(const struct export_job *j, const struct export_result *r)
     json_t *o = document(j, &r->run), *stages = json_object(), *io = json_object(), *resumed = json_object();
 
     put(o, "totals", totals(j, r));
-    put(stages, "read", stage(r->run.read_busy, r->run.read));
-    put(stages, "transform", stage(r->run.transform_busy, j->plan.to_read));
-    put(stages, "write", stage(r->run.write_busy, r->run.written));
+    put(stages, "read", stage(&r->run, STAGE_READ, r->run.read));
+    put(stages, "transform", stage(&r->run, STAGE_TRANSFORM, j->plan.to_read));
+    put(stages, "write", stage(&r->run, STAGE_WRITE, r->run.written));
     put(o, "stages", stages);
+    put_text(o, "limit", r->run.limit < STAGES ? stage_names[r->run.limit] : NULL);
+    put(o, "series", series(&r->run));
     put_text(io, "engine", r->run.engine);
     put(io, "direct_read", json_boolean(r->run.direct_read));
     put(io, "direct_write", json_boolean(r->run.direct_write));

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <xxhash.h>
 #include "base/arena.h"
 #include "base/clock.h"
@@ -38,9 +39,11 @@ static void locks_release(struct run *r)
     pthread_mutex_destroy(&r->lock);
 }
 
+static unsigned workers_of(const struct run_options *o) { return o->threads ? o->threads : 1; }
+
 static unsigned threads_n(const struct run *r, const struct run_options *o)
 {
-    return (o->threads ? o->threads : 1) + 2 + (r->journal != NULL);
+    return workers_of(o) + 2 + (r->journal != NULL);
 }
 
 /* Signals are for the caller's threads: ours begin with all of them blocked. */
@@ -68,14 +71,26 @@ static int threads_start(struct run *r, pthread_t *thread, unsigned *started, un
     return ret ? err_errno(e, ret, "no thread number %u could be started: use fewer --threads", *started + 1) : 0;
 }
 
+static struct sample measure(struct run *r, double begin)
+{
+    struct sample s = { .read = atomic_load(&r->read), .written = atomic_load(&r->written) };
+
+    ring_waited(&r->ring, s.waited);
+    s.seconds = clock_wall() - begin;
+    return s;
+}
+
 static int report(struct run *r, const struct run_options *o, double begin)
 {
-    struct run_progress p = { .read = atomic_load(&r->read),
-                              .written = atomic_load(&r->written),
+    struct sample s = measure(r, begin);
+    struct run_progress p = { .read = s.read,
+                              .written = s.written,
                               .to_read = r->plan->to_read,
                               .to_write = r->plan->to_write,
-                              .seconds = clock_wall() - begin };
+                              .seconds = s.seconds,
+                              .limit = meter_limit(&r->meter.before, &s, workers_of(o)) };
 
+    meter_add(&r->meter, &s, false);
     return o->progress ? o->progress(o->user, &p) : 0;
 }
 
@@ -110,9 +125,27 @@ static void watch(struct run *r, const struct run_options *o, double begin)
         report(r, o, begin); /* 100 % */
 }
 
-static int move(struct run *r, const struct run_options *o, double begin, struct err *e)
+/* What became of it, as the meter has it. */
+static void settle(struct run *r, unsigned workers, double begin)
+{
+    struct run_result *result = r->result;
+    struct sample s = measure(r, begin);
+
+    meter_add(&r->meter, &s, true);
+    for (enum stage i = 0; i < STAGES; i++) {
+        result->waiting[i] = s.waited[i];
+        result->busy[i] = s.seconds * (i == STAGE_TRANSFORM ? workers : 1) - s.waited[i];
+    }
+    result->limit = meter_limit(&(struct sample){ 0 }, &s, workers);
+    result->series_n = r->meter.n;
+    result->series = arena_array(r->plan->arena, r->meter.n, sizeof *result->series);
+    memcpy(result->series, r->meter.sample, r->meter.n * sizeof *result->series);
+}
+
+static int move(struct run *r, const struct run_options *o, struct err *e)
 {
     unsigned n = threads_n(r, o), started;
+    double begin = clock_wall();
     pthread_t *thread = calloc(n, sizeof *thread);
 
     if (!thread)
@@ -123,6 +156,7 @@ static int move(struct run *r, const struct run_options *o, double begin, struct
     for (unsigned i = 0; i < started; i++)
         pthread_join(thread[i], NULL);
     free(thread);
+    settle(r, workers_of(o), begin);
     if (!r->ring.stop)
         return 0;
     *e = r->ring.err;
@@ -172,7 +206,7 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
         io_open(&run.out, o->io, WRITE_DEPTH, e) || outputs_create(&run, dir_fd, dir, e))
         goto out;
     r->engine = run.in.engine->name;
-    ret = move(&run, o, begin, e);
+    ret = move(&run, o, e);
 out:
     ret = adapter_close_file(&run, ret, e);
     outputs_close(&run);

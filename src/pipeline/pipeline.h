@@ -6,12 +6,14 @@
  * alone: not on engine, threads, budget or timing. */
 #ifndef PIPELINE_PIPELINE_H
 #define PIPELINE_PIPELINE_H
+#include "pipeline/meter.h"
 #include "pipeline/plan.h"
 
 struct run_progress {
     uint64_t read, written; /* bytes so far */
     uint64_t to_read, to_write;
-    double seconds; /* since the start */
+    double seconds;   /* since the start */
+    enum stage limit; /* that the others wait for lately; STAGES: none */
 };
 
 struct journal;
@@ -32,12 +34,17 @@ struct item_result { /* of layout.item[i] */
 };
 
 struct run_result {
-    struct item_result *item;                           /* arena of the plan */
-    uint64_t read, written;                             /* bytes moved by I/O, rounding out included */
-    double wall, read_busy, transform_busy, write_busy; /* seconds; transform over all workers */
-    uint64_t buffers;                                   /* bytes of buffers allocated: at most the plan's budget */
-    const char *engine;                                 /* that was used */
-    bool direct_read, direct_write;                     /* for at least one file */
+    struct item_result *item; /* arena of the plan, as is `series` */
+    uint64_t read, written;   /* bytes moved by I/O, rounding out included */
+    double wall;              /* seconds, as are: */
+    double busy[STAGES];      /* of all threads of the stage, */
+    double waiting[STAGES];   /* for other stages or because nothing was left to do */
+    enum stage limit;         /* that the others waited for; STAGES: none */
+    struct sample *series;    /* how it went */
+    size_t series_n;
+    uint64_t buffers;               /* bytes of buffers allocated: at most the plan's budget */
+    const char *engine;             /* that was used */
+    bool direct_read, direct_write; /* for at least one file */
 };
 
 /* Creates the layout's data files in directory `dir_fd` (`dir` is its name for

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "base/arena.h"
-#include "base/clock.h"
 #include "io/file.h"
 #include "pipeline/run.h"
 
@@ -299,21 +298,19 @@ static int shards_close(struct reader *r, struct err *e)
 }
 
 /* The next tile, whose pieces are to be started; none now, or no more: r->tile stays NULL. */
-static int tile_next(struct reader *r, double *idle, struct err *e)
+static int tile_next(struct reader *r, struct err *e)
 {
     bool wait = r->idle_n == READ_DEPTH; /* nothing in flight */
-    double since = clock_wall();
     struct tile_slot *t = ring_to_read(&r->run->ring, wait);
 
-    *idle += wait ? clock_wall() - since : 0;
     return t ? tile_begin(r, t, e) : 0;
 }
 
-static int read_all(struct reader *r, double *idle, struct err *e)
+static int read_all(struct reader *r, struct err *e)
 {
     for (;;) {
         while (r->idle_n) {
-            if (!r->tile && tile_next(r, idle, e))
+            if (!r->tile && tile_next(r, e))
                 return -1;
             if (!r->tile)
                 break;
@@ -334,7 +331,6 @@ void *reader_main(void *arg)
     struct run *run = arg;
     struct reader r = { .run = run, .shard = xmalloc((run->plan->ckpt->files_n + 1) * sizeof *r.shard) };
     struct err e = { 0 };
-    double begin = clock_wall(), idle = 0;
 
     for (size_t i = 0; i < run->plan->ckpt->files_n; i++)
         r.shard[i] = (struct shard){ .fd = -1, .rows_fd = -1, .aside_fd = -1 };
@@ -342,13 +338,12 @@ void *reader_main(void *arg)
         r.idle[r.idle_n] = &r.piece[r.idle_n];
         r.idle_n++;
     }
-    read_all(&r, &idle, &e);
+    read_all(&r, &e);
     io_close(&run->in);
     shards_close(&r, &e);
     free(r.shard);
     if (e.kind)
         ring_fail(&run->ring, &e);
-    run->result->read_busy = clock_wall() - begin - idle;
     run_leave(run);
     return NULL;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include "base/arena.h"
+#include "base/clock.h"
 #include "base/poison.h"
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -184,7 +185,30 @@ static bool slabs_open(struct ring *r, const struct tile_plan *t)
 
 /* ---- stages ---- */
 
-static void wait_change(struct ring *r) { pthread_cond_wait(&r->changed, &r->lock); }
+static void wait_begin(struct ring *r, enum stage s)
+{
+    r->waits[s].waiting++;
+    r->waits[s].seconds -= clock_wall();
+}
+
+static void wait_change(struct ring *r, enum stage s)
+{
+    wait_begin(r, s);
+    pthread_cond_wait(&r->changed, &r->lock);
+    r->waits[s].waiting--;
+    r->waits[s].seconds += clock_wall();
+}
+
+void ring_waited(struct ring *r, double waited[STAGES])
+{
+    double now;
+
+    pthread_mutex_lock(&r->lock);
+    now = clock_wall();
+    for (enum stage s = 0; s < STAGES; s++)
+        waited[s] = r->waits[s].seconds + r->waits[s].waiting * now;
+    pthread_mutex_unlock(&r->lock);
+}
 
 static void unlock_changed(struct ring *r)
 {
@@ -211,7 +235,9 @@ struct tile_slot *ring_to_read(struct ring *r, bool wait)
 
     pthread_mutex_lock(&r->lock);
     while (!r->stop && r->next_tile < r->plan->tiles_n && !(t = tile_take(r)) && wait)
-        wait_change(r);
+        wait_change(r, STAGE_READ);
+    if (!t && wait)
+        wait_begin(r, STAGE_READ);
     pthread_mutex_unlock(&r->lock);
     return t;
 }
@@ -246,11 +272,13 @@ struct tile_slot *ring_to_transform(struct ring *r)
 
     pthread_mutex_lock(&r->lock);
     while (!r->stop && !(t = oldest_loaded(r, &more)) && more)
-        wait_change(r);
+        wait_change(r, STAGE_TRANSFORM);
     if (r->stop)
         t = NULL;
     if (t)
         t->state = SLOT_BUSY;
+    else
+        wait_begin(r, STAGE_TRANSFORM);
     pthread_mutex_unlock(&r->lock);
     return t;
 }
@@ -299,7 +327,7 @@ bool ring_to_write(struct ring *r, bool wait, uint64_t *slab)
 
     pthread_mutex_lock(&r->lock);
     while (!r->stop && slabs_left(r) && !(taken = slab_take(r, slab)) && wait)
-        wait_change(r);
+        wait_change(r, STAGE_WRITE);
     pthread_mutex_unlock(&r->lock);
     return taken;
 }

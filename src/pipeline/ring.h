@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "pipeline/meter.h"
 #include "pipeline/plan.h"
 
 enum slot_state { SLOT_FREE, SLOT_READING, SLOT_LOADED, SLOT_BUSY };
@@ -44,6 +45,11 @@ struct slab_state {
     bool written;
 };
 
+struct waits {        /* of a stage */
+    unsigned waiting; /* threads that wait now, or have ended */
+    double seconds;   /* of the waits that are over, less the beginnings of those that are not */
+};
+
 struct ring {
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -58,6 +64,7 @@ struct ring {
     uint64_t next_slab[SLAB_POOLS];           /* to write, of each pool */
     uint64_t oldest_panel;                    /* whose room is not free: the ring of bytes begins with it */
     uint64_t panel_end;                       /* where it ends */
+    struct waits waits[STAGES];
     bool stop;
     struct err err; /* the first failure of any thread */
 };
@@ -77,6 +84,10 @@ void ring_written(struct ring *r, uint64_t slab);
 
 void ring_fail(struct ring *r, const struct err *e); /* ends all stages */
 bool ring_stopped(struct ring *r);
+
+/* Seconds that each stage has waited for the others so far, over all its threads; a reader or worker that has ended
+ * waits on. */
+void ring_waited(struct ring *r, double waited[STAGES]);
 
 /* All of the memory, for whoever is alone with the ring: nothing is on its way any more. */
 unsigned char *ring_scratch(struct ring *r, size_t *bytes);

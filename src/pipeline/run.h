@@ -27,6 +27,7 @@ struct run {
     pthread_mutex_t lock;
     pthread_cond_t left; /* a thread has ended */
     unsigned running;    /* threads */
+    struct meter meter;  /* of the thread that called */
     /* For the recorder, under the lock too. */
     struct journal *journal; /* NULL: none is kept */
     struct finished *pending;

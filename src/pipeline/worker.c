@@ -1,5 +1,4 @@
 /* worker.c - loaded tiles through their transforms into slabs. */
-#include "base/clock.h"
 #include "emit/merger.h"
 #include "pipeline/run.h"
 
@@ -63,20 +62,13 @@ void *worker_main(void *arg)
     struct merger merger = { 0 };
     struct tile_slot *t;
     struct err e = { 0 };
-    double busy = 0;
 
     merger_of_worker(&merger, r);
     while (!e.kind && (t = ring_to_transform(&r->ring))) {
-        double begin = clock_wall();
-
         if (tile_do(r, &merger, t, &e))
             ring_fail(&r->ring, &e);
-        busy += clock_wall() - begin;
         ring_transformed(&r->ring, t);
     }
-    pthread_mutex_lock(&r->lock);
-    r->result->transform_busy += busy;
-    pthread_mutex_unlock(&r->lock);
     run_leave(r);
     return NULL;
 }

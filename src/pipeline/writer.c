@@ -12,7 +12,6 @@
 #include <unistd.h>
 #include <xxhash.h>
 #include "base/arena.h"
-#include "base/clock.h"
 #include "io/file.h"
 #include "pipeline/journal.h"
 #include "pipeline/run.h"
@@ -273,24 +272,22 @@ static int piece_end(struct writer *w, struct err *e)
 }
 
 /* False: none now, or no more. */
-static bool slab_next(struct writer *w, double *idle)
+static bool slab_next(struct writer *w)
 {
     bool wait = w->idle_n == WRITE_DEPTH, any; /* nothing in flight */
-    double since = clock_wall();
     uint64_t slab;
 
     if (w->newest)
         return true;
     any = ring_to_write(&w->run->ring, wait, &slab);
-    *idle += wait ? clock_wall() - since : 0;
     w->newest = any ? slab_begin(w, slab) : NULL;
     return any;
 }
 
-static int write_all(struct writer *w, double *idle, struct err *e)
+static int write_all(struct writer *w, struct err *e)
 {
     for (;;) {
-        while (w->idle_n && slab_next(w, idle)) {
+        while (w->idle_n && slab_next(w)) {
             struct slab_writes *sw = w->newest;
 
             if (piece_issue(w, sw, e))
@@ -323,7 +320,6 @@ void *writer_main(void *arg)
     size_t items = run->plan->layout->items_n;
     struct writer w = { .run = run, .hash = xmalloc((items + 1) * sizeof *w.hash) };
     struct err e = { 0 };
-    double begin = clock_wall(), idle = 0;
 
     memset(w.hash, 0, items * sizeof *w.hash);
     hash_known(&w);
@@ -331,7 +327,7 @@ void *writer_main(void *arg)
         w.idle[w.idle_n] = &w.op[w.idle_n];
         w.idle_n++;
     }
-    if (!write_all(&w, &idle, &e))
+    if (!write_all(&w, &e))
         finish(&w, &e);
     io_close(&run->out);
     recorder_end(run);
@@ -340,7 +336,6 @@ void *writer_main(void *arg)
     free(w.hash);
     if (e.kind)
         ring_fail(&run->ring, &e);
-    run->result->write_busy = clock_wall() - begin - idle;
     run_leave(run);
     return NULL;
 }

@@ -204,7 +204,7 @@ def test_warnings_go_to_stderr_and_are_counted(weighbridge, tmp_path):
 def test_verbose_adds_notes(weighbridge, model, tmp_path):
     r = weighbridge.ok("export", model, tmp_path / "out", "-v")
     for word in ("read", "transform", "write"):
-        assert re.search(rf"^weighbridge: note: {word}: [\d.]+ \w+ in [\d.]+ s of work, [\d.]+ GB/s$", r.stderr, re.M)
+        assert re.search(rf"^weighbridge: note: {word}: [\d.]+ \w+ in [\d.]+ s of work, [\d.]+ GB/s; waited [\d.]+ s for the others$", r.stderr, re.M)
     assert all(line.startswith("weighbridge: note: ") for line in r.stderr.splitlines())
 
 
@@ -320,6 +320,11 @@ def test_report_is_written_whole(weighbridge, model, tmp_path):
     report.chmod(0o640)
     weighbridge.ok("export", model, tmp_path / "out", "--report", report)
     told = json.loads(report.read_text())
+    times = {name: s["busy"] + s["waiting"] for name, s in told["stages"].items()}
+    assert told["limit"] in (None, *times) and max(times.values()) < told["totals"]["wall"] * told["threads"]
+    last = told["series"][-1]
+    assert last["read"] == told["bytes"]["read"] and last["seconds"] <= told["totals"]["wall"]
+    assert last["waiting"] == {name: s["waiting"] for name, s in told["stages"].items()}
     assert told["totals"]["wall"] > 0 and all(re.fullmatch("[0-9a-f]{16}", t["xxh3"]) for t in told["tensors"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "report.json"]
 
@@ -413,7 +418,7 @@ class OnTerminal:
         return status, out, self.shown.decode()
 
 
-BAR = re.compile(rb"\r(?:\[#*\.*\]  )? *\d+%  [\d.]+ \w+ of [\d.]+ \w+  [\d.]+ GB/s  \S+ left")
+BAR = re.compile(rb"\r(?:\[#*\.*\]  )? *\d+%  [\d.]+ \w+ of [\d.]+ \w+  [\d.]+ GB/s  \S+ left(  limit: \w+)?")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

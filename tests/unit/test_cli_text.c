@@ -151,6 +151,9 @@ static void bar_fits_the_terminal(void **state)
     run_bar(line, sizeof line, &p, 120);
     assert_string_equal(line,
                         "[##########..............................]   25%  600.0 MB of 2.40 GB  0.30 GB/s  0:06 left");
+    p.limit = "transform";
+    run_bar(line, sizeof line, &p, 120);
+    assert_non_null(strstr(line, "0:06 left  limit: transform"));
     for (unsigned columns = 1; columns < 200; columns++) {
         int n = run_bar(line, sizeof line, &p, columns);
 

@@ -605,11 +605,13 @@ static void the_caller_can_stop_it(void **state)
 }
 
 static struct run_progress seen;
+static bool limits[STAGES + 1];
 static int look(void *user, const struct run_progress *p)
 {
     (void)user;
     assert_true(p->read >= seen.read && p->written >= seen.written && p->seconds >= seen.seconds);
     seen = *p;
+    limits[p->limit] = true;
     return 0;
 }
 
@@ -633,6 +635,37 @@ static void progress_ends_at_the_end_and_at_once(void **state)
     made_release(&m);
 }
 
+/* One that sleeps is waited for, and the time of each stage adds up to that of the run. */
+static void the_slow_stage_is_named(void **state)
+{
+    struct setup s = { .io = "auto", .threads = 2, .memory = 1 << 20, .change = transforms_sleep, .progress = look };
+    struct run_result r;
+    struct err e = { 0 };
+    struct plan p;
+    struct made m;
+
+    (void)state;
+    seen = (struct run_progress){ 0 };
+    memset(limits, 0, sizeof limits);
+    a_model(&m, 2003, 96);
+    write_shards(&m);
+    assert_int_equal(run(&m, &s, &r, &p, &e), 0);
+    assert_true(limits[STAGE_TRANSFORM]);
+    assert_true(r.waiting[STAGE_READ] > 0 && r.waiting[STAGE_WRITE] > 0);
+    assert_true(r.busy[STAGE_TRANSFORM] > 0.1 * (double)p.jobs_n);
+    for (enum stage i = 0; i < STAGES; i++) {
+        double all = (r.busy[i] + r.waiting[i]) / (i == STAGE_TRANSFORM ? 2 : 1);
+
+        assert_true(r.busy[i] > 0 && all <= r.wall);
+    }
+    assert_in_range(r.series_n, 2, METER_SAMPLES);
+    assert_int_equal(r.series[r.series_n - 1].read, p.to_read);
+    assert_int_equal(r.series[r.series_n - 1].written, p.to_write);
+    remove_outputs(&m);
+    remove_shards(&m);
+    made_release(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -650,6 +683,7 @@ int main(void)
         cmocka_unit_test(outputs_that_cannot_be_made_are_refused),
         cmocka_unit_test(the_caller_can_stop_it),
         cmocka_unit_test(progress_ends_at_the_end_and_at_once),
+        cmocka_unit_test(the_slow_stage_is_named),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
