@@ -143,7 +143,8 @@ static int open_archive(struct unpacking *u, struct err *e)
         return -1;
     if (!o->out)
         return 0;
-    return outdir_check(o->out, o->archive, o->overwrite, &u->exists, &u->arena, e) || check_space(u, e) ||
+    return outdir_recover(o->out, &u->arena, e) ||
+                   outdir_check(o->out, o->archive, o->overwrite, &u->exists, &u->arena, e) || check_space(u, e) ||
                    outdir_create(&u->out, o->out, u->exists, &u->arena, e)
                ? -1
                : 0;
