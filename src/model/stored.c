@@ -66,13 +66,21 @@ static int refuse_packed(const struct checkpoint *c, struct err *e)
     return 0;
 }
 
-static const json_t *in_config(const json_t *config)
+/* At the top of config.json or, of a model with vision, often where it describes the text model; compressed-tensors of
+ * 2024 has another key. */
+static const json_t *in_config(const struct model *m)
 {
-    const json_t *q = json_object_get(config, "quantization_config"), *text = json_object_get(config, "text_config");
+    static const char *const keys[] = { "quantization_config", "compression_config" };
+    const json_t *const places[] = { m->ckpt->config, m->text };
 
-    if (!json_is_object(q))
-        q = json_object_get(text, "quantization_config");
-    return json_is_object(q) ? q : NULL;
+    for (size_t i = 0; i < 2; i++)
+        for (size_t k = 0; k < 2; k++) {
+            const json_t *q = json_object_get(places[i], keys[k]);
+
+            if (json_is_object(q))
+                return q;
+        }
+    return NULL;
 }
 
 /* Files that hold nothing else, from before config.json had the key. */
@@ -147,7 +155,7 @@ static int choose(struct model *m, const json_t *config, const char *method, str
 
 int stored_choose(struct model *m, struct notes *notes, struct err *e)
 {
-    const json_t *config = in_config(m->ckpt->config);
+    const json_t *config = in_config(m);
     const char *method = NULL;
     json_t *own = NULL;
     int ret;

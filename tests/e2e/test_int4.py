@@ -468,6 +468,23 @@ def test_uploads_of_2023(weighbridge, tmp_path):  # GPTQ-10
     assert "another.safetensors" in said and not (tmp_path / "two").exists()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_quantization_told_beside_the_text_model(method, weighbridge, tmp_path):
+    """InternVL as lmdeploy quantizes it: "quantization_config" in "llm_config" alone."""
+    q = int4.quantize(small("qwen2"), method, 32, False)
+    q.checkpoint.config = {"model_type": "internvl_chat", "llm_config": q.checkpoint.config}
+    out, _ = export(weighbridge, q, tmp_path)
+    check_bytes(out, q.linears)
+
+
+def test_the_key_of_2024(weighbridge, tmp_path):
+    """compressed-tensors wrote "compression_config" before it took the key of the others."""
+    q = int4.quantize(small(), "compressed", 32, False)
+    q.checkpoint.config["compression_config"] = q.checkpoint.config.pop("quantization_config")
+    out, _ = export(weighbridge, q, tmp_path)
+    check_bytes(out, q.linears)
+
+
 @pytest.mark.parametrize("absent", ["-1", "no tensor"])
 def test_no_order_is_the_plain_one(absent, weighbridge, tmp_path):  # GPTQ-12
     q = int4.quantize(small(), "gptq", 32, False)
