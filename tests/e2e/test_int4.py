@@ -354,6 +354,25 @@ def test_other_zeros_need_the_label(v2, label, weighbridge, tmp_path):
     check_bytes(out, q.linears)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_the_label_by_its_later_name(both, weighbridge, tmp_path):
+    """GPTQModel came to call it "format", and writes both for a while."""
+    q = int4.quantize(small(), "gptq", 32, False, v2=True, label="gptq_v2" if both else None)
+    q.checkpoint.config["quantization_config"]["format"] = "gptq_v2"
+    out, _ = export(weighbridge, q, tmp_path)
+    check_bytes(out, q.linears)
+    q.checkpoint.config["quantization_config"]["format"] = "gptq" if both else "marlin"
+    refused(weighbridge, q, tmp_path, '"format" is', *(['"gptq_v2"', "remove the wrong one"] if both else ["marlin"]))
+
+
+@pytest.mark.parametrize("place", ["config", "meta"])
+def test_rotated_weights_are_refused(place, weighbridge, tmp_path):
+    q = int4.quantize(small(), "gptq", 32)
+    config = q.checkpoint.config["quantization_config"]
+    (config if place == "config" else config.setdefault("meta", {}))["rotation"] = "hadamard"
+    refused(weighbridge, q, tmp_path, '"rotation" is set')
+
+
 def test_zeros_at_both_ends_of_v1(weighbridge, compare, tmp_path):  # GPTQ-03
     """A stored 15 is 16, a stored 0 is 1: added after the nibble was cut out."""
     q = int4.quantize(small(), "gptq", 32, False)
