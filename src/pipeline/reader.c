@@ -20,8 +20,9 @@
 struct shard {
     int fd;
     int rows_fd;    /* the same file for gathered rows and parts, never direct; -1: none were read yet */
-    int aside_fd;   /* the same file for parts of tiles of other files; -1: none were read yet */
-    unsigned reads; /* in flight */
+    int aside_fd;   /* the same file for parts of tiles of other files; -1: none is wanted now */
+    uint64_t aside; /* reads of it that are in flight or have not begun */
+    unsigned reads; /* in flight, of tiles of this file */
     bool direct;
     bool drop;   /* from the page cache, behind us */
     bool cached; /* mostly, before we came */
@@ -30,6 +31,7 @@ struct shard {
 struct piece { /* of a tile: one read */
     struct io_op op;
     struct tile_slot *tile;
+    struct shard *aside; /* that it reads from instead of the tile's own; NULL: none */
     size_t bytes;
 };
 
@@ -146,15 +148,33 @@ static void read_ahead(int fd, const struct part_plan *part)
         posix_fadvise(fd, (off_t)(part->off + at), STEP, POSIX_FADV_WILLNEED);
 }
 
-/* Small tensors of a linear may have come to another shard than its weights; few do. */
+/* Small tensors of a linear may have come to another shard than its weights. */
+static int aside_open(struct reader *r, const struct part_plan *part, struct err *e)
+{
+    struct shard *s = &r->shard[part->file];
+
+    if (s->aside_fd < 0 && (s->aside_fd = source_open(&r->run->plan->ckpt->file[part->file], e)) < 0)
+        return -1;
+    s->aside += part->runs;
+    return 0;
+}
+
+static int aside_close(struct reader *r, struct shard *s, struct err *e)
+{
+    const struct ckpt_file *file = &r->run->plan->ckpt->file[s - r->shard];
+    int ret = source_check(s->aside_fd, file, "while it was being read", e);
+
+    close(s->aside_fd);
+    s->aside_fd = -1;
+    return ret;
+}
+
 static int parts_begin(struct reader *r, const struct tile_plan *tile, struct err *e)
 {
     for (unsigned i = 0; i < tile->parts; i++) {
         const struct part_plan *part = &tile->part[i];
-        struct shard *s = &r->shard[part->file];
 
-        if (part->file != tile->file && s->aside_fd < 0 &&
-            (s->aside_fd = source_open(&r->run->plan->ckpt->file[part->file], e)) < 0)
+        if (part->file != tile->file && aside_open(r, part, e))
             return -1;
         read_ahead(part_fd(r, tile, part), part);
     }
@@ -250,6 +270,7 @@ static void piece_start(struct reader *r)
     struct piece *p = r->idle[--r->idle_n];
 
     p->tile = r->tile;
+    p->aside = tile->parts && tile->part[r->part].file != tile->file ? &r->shard[tile->part[r->part].file] : NULL;
     p->op = next_op(r, tile, s);
     p->op.user = p;
     p->bytes = scattered(tile) ? p->op.len : tile->bytes;
@@ -275,6 +296,8 @@ static int piece_end(struct reader *r, struct io_op *op, struct err *e)
     p->tile->left -= p->bytes;
     if (!p->tile->left)
         ring_loaded(&r->run->ring, p->tile);
+    if (p->aside && !--p->aside->aside && aside_close(r, p->aside, e))
+        return -1;
     if (!--s->reads && !(r->any && tile->file == r->current))
         return shard_close(s, &r->run->plan->ckpt->file[tile->file], e);
     return 0;
@@ -290,10 +313,8 @@ static int shards_close(struct reader *r, struct err *e)
         if (r->shard[i].reads || (r->any && i == r->current))
             ret |= shard_close(&r->shard[i], &files[i], e);
     for (size_t i = 0; i < r->run->plan->ckpt->files_n; i++)
-        if (r->shard[i].aside_fd >= 0) {
-            ret |= source_check(r->shard[i].aside_fd, &files[i], "while it was being read", e);
-            close(r->shard[i].aside_fd);
-        }
+        if (r->shard[i].aside_fd >= 0)
+            ret |= aside_close(r, &r->shard[i], e);
     return ret;
 }
 

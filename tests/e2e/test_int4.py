@@ -228,6 +228,19 @@ def test_large_matrices_in_little_memory(method, order, weighbridge_release, tmp
     weighbridge_release.ok("verify", out, few.path)
 
 
+@pytest.mark.parametrize("method, order, mode", [("gptq", True, "exact"), ("awq", False, "clamp"), ("compressed", True, "clamp")])
+def test_every_tensor_in_a_file_of_its_own(method, order, mode, weighbridge, tmp_path):
+    """Zero points and orders are read from other files than the weights they go with, and few of these are open at once."""
+    q = int4.quantize(small(config={"num_hidden_layers": 8}), method, 32, False, order)
+    one, _ = export(weighbridge, q, tmp_path, "--zero-points", mode, name="one")
+    many = q.checkpoint.write(tmp_path / "many", shards=len(q.checkpoint.tensors)).path
+    assert len(list(many.glob("*.safetensors"))) > 150
+    for io in "uring", "pread":
+        weighbridge.ok("export", many, tmp_path / "out", "--zero-points", mode, "--overwrite", "--io", io, "--threads", 2,
+                       prefix=["prlimit", "--nofile=64"])
+        assert tree(tmp_path / "out") == tree(one)
+
+
 # ---------------------------------------------------------------------------------------------------- numbers
 
 
