@@ -154,7 +154,7 @@ int recipe_int4(const struct recipe *r, struct recipe_plain *p, struct err *e)
                               .group = (uint32_t)q->group,
                               .zero_add = (uint8_t)q->zero_add,
                               .clamp = q->kept == ZEROS_CLAMPED };
-    if (!p->transform || q->in > INT32_MAX / 16 || q->out > INT32_MAX / 16)
+    if (!p->transform)
         return err_set(e, ERR_INTERNAL, "%s: no transform of 4-bit weights from %s", p->source->name,
                        dtype_name(p->source->dtype));
     return 0;

@@ -10,7 +10,11 @@
 #include "model/weights.h"
 #include "transform/pack4_lane.h"
 
-enum { PIECE = 1 << 20 /* bytes read at once, or a row where that is longer */ };
+enum {
+    PIECE = 1 << 20,     /* bytes read at once, or a row where that is longer */
+    SIZE_MOST = 1 << 24, /* inputs or outputs; the largest heads have 2^18 */
+    ZEROS_MOST = 1 << 27 /* zero points of a linear, which are held in memory; large models have 2^24 */
+};
 
 static uint64_t groups_of(const struct int4 *q) { return q->in / q->group; }
 
@@ -203,6 +207,12 @@ static int decide_zeros(struct model *m, struct int4 *q, struct err *e)
 
     if (!q->zeros)
         return 0;
+    if (groups_of(q) * q->out > ZEROS_MOST) {
+        weights_wrong(m, q->zeros->name,
+                      arena_printf(m->arena, "has %llu zero points, expected at most %d",
+                                   (unsigned long long)(groups_of(q) * q->out), ZEROS_MOST));
+        return 0;
+    }
     if (zeros_read(m, q, &z, e))
         return -1;
     if (is_symmetric(m, q, &z))
@@ -250,13 +260,13 @@ static void count(struct model *m, const struct linear *l)
 
 bool int4_sizes(struct model *m, const struct linear *l, const char *name)
 {
-    if (l->in % PACK4_IN == 0 && l->out % PACK4_WORD == 0)
+    if (l->in % PACK4_IN == 0 && l->out % PACK4_WORD == 0 && l->in <= SIZE_MOST && l->out <= SIZE_MOST)
         return true;
     weights_wrong(m, name,
                   arena_printf(m->arena,
-                               "belongs to a linear of %llu inputs and %llu outputs, expected multiples of %d and %d: "
-                               "the runtime's 4-bit layout has no others",
-                               (unsigned long long)l->in, (unsigned long long)l->out, PACK4_IN, PACK4_WORD));
+                               "belongs to a linear of %llu inputs and %llu outputs, expected multiples of %d and %d, "
+                               "as the runtime's 4-bit layout has no others, and at most %d",
+                               (unsigned long long)l->in, (unsigned long long)l->out, PACK4_IN, PACK4_WORD, SIZE_MOST));
     return false;
 }
 

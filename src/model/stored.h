@@ -17,7 +17,8 @@ void stored_compressed_load(struct model *m, struct linear *l);
 
 /* For those of 4 bits (int4.c). */
 
-/* Whether the layout has linears of this size; else model_check will name the tensor `name` of the file. */
+/* Whether the layout has linears of this size, at most 2^24 either way; else model_check will name the tensor `name` of
+ * the file. */
 bool int4_sizes(struct model *m, const struct linear *l, const char *name);
 /* qweight, scales and qzeros of a linear, packed by input or as AWQ does.  All shapes follow from the linear's own, so
  * whatever differs is named.  l->int4->group is 0 where something does not fit. */

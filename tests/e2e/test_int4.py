@@ -2,6 +2,8 @@
 (cases GPTQ-*, AWQ-*, CT-*)."""
 import importlib.util
 import json
+import math
+import os
 import random
 import re
 import shutil
@@ -598,6 +600,28 @@ def test_out_48(weighbridge, compare, tmp_path):  # GPTQ-14
     check_bytes(out, q.linears)
     check_numbers(weighbridge, compare, out, q, tmp_path)
     assert "128" in said
+
+
+@pytest.mark.parametrize("heads, words", [(2**27, "at most 16777216"), (2**20, "has 268435456 zero points")])
+def test_sizes_that_no_model_has(heads, words, weighbridge, tmp_path):
+    """A header that promises terabytes, and a file that takes no room on disk: refused before memory is asked for."""
+    config = {"hidden_size": 128, "num_attention_heads": heads, "head_dim": 16, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    plain = checkpoints.build("llama", config={"num_hidden_layers": 1}, template=None)
+    q_proj, out = "model.layers.0.self_attn.q_proj", heads * 16
+    sizes = {name: ("BF16", shape, 2) for name, shape in checkpoints.shapes({**plain.config, **config}).items()}
+    del sizes[q_proj + ".weight"]
+    sizes |= {f"{q_proj}.{part}": (dtype, (16, cols), bytes) for part, dtype, cols, bytes in
+              (("qweight", "I32", out, 4), ("qzeros", "I32", out // 8, 4), ("scales", "F16", out, 2))}
+    header, at = {}, 0
+    for name, (dtype, shape, size) in sizes.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size * math.prod(shape)]}
+        at += size * math.prod(shape)
+    plain.config |= config | {"quantization_config": int4.gptq_config(8, False, False)}
+    plain.tensors = {}
+    model = plain.write(tmp_path / "model").path
+    checkpoints.write_raw_safetensors(model / "model.safetensors", json.dumps(header), b"")
+    os.truncate(model / "model.safetensors", (model / "model.safetensors").stat().st_size + at)
+    assert words in weighbridge.refuses("export", model, tmp_path / "out")
 
 
 def test_groups_that_do_not_divide(weighbridge, tmp_path):
