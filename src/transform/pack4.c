@@ -18,6 +18,7 @@
 #include "base/arena.h"
 #include "transform/cast_lane.h"
 #include "transform/rows.h"
+#include "transform/widen_lane.h"
 
 enum { UNIT = 8 /* outputs */ };
 
@@ -532,33 +533,12 @@ void pack4_out_neon(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_neon
 
 /* ---- what is added back where zero points cannot be folded ---- */
 
-static float f16_value(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
-    float v;
-
-    if (exponent == 31)
-        bits = sign | 0x7f800000 | mantissa << 13;
-    else if (exponent)
-        bits = sign | (exponent + 112) << 23 | mantissa << 13;
-    else { /* subnormal: mantissa * 2^-24, exactly */
-        v = (float)mantissa * 0x1p-24f;
-        memcpy(&bits, &v, sizeof bits);
-        bits |= sign;
-    }
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
 /* Of the scale that the runtime multiplies with, which is fp16; the product is exact in fp32 and rounded once. */
 static void correction(uint8_t *dst, uint16_t scale, int zero, struct counters *sum)
 {
-    float v = f16_value(scale) * (float)(PACK4_ZERO - zero);
-    uint32_t bits;
-    uint16_t h;
+    float v = f16_to_f32(scale) * (float)(PACK4_ZERO - zero);
+    uint16_t h = f32_to_f16(bits_of_f32(v), sum);
 
-    memcpy(&bits, &v, sizeof bits);
-    h = f32_to_f16(bits, sum);
     memcpy(dst, &h, sizeof h);
 }
 
