@@ -257,24 +257,6 @@ INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_ki
     }
 }
 
-INLINE void store_words(const struct unit *unit, uint8_t *first4, uint8_t *last4)
-{
-    uint32_t out[8][UNIT]; /* word of the result, output */
-
-    for (unsigned h = 0; h < 8; h += 4)
-        for (unsigned t = 0; t < 4; t++)
-            for (unsigned n = 0; n < UNIT; n++)
-                out[h + t][n] = pack4_turn(unit->w[h][n], unit->w[h + 1][n], unit->w[h + 2][n], unit->w[h + 3][n], t);
-    for (unsigned n = 0; n < UNIT; n++) {
-        uint8_t *dst = (n < 4 ? first4 : last4) + n % 4 * 32;
-        uint32_t line[8];
-
-        for (unsigned t = 0; t < 8; t++)
-            line[t] = out[t][n];
-        memcpy(dst, line, sizeof line);
-    }
-}
-
 INLINE void load(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order, size_t r,
                  size_t u)
 {
@@ -521,7 +503,23 @@ PACK4(avx512, AVX512)
 
 #elif defined(__AARCH64EL__)
 
-static void store_plain(const struct unit *unit, uint8_t *first4, uint8_t *last4) { store_words(unit, first4, last4); }
+static void store_plain(const struct unit *unit, uint8_t *first4, uint8_t *last4)
+{
+    uint32_t out[8][UNIT]; /* word of the result, output */
+
+    for (unsigned h = 0; h < 8; h += 4)
+        for (unsigned t = 0; t < 4; t++)
+            for (unsigned n = 0; n < UNIT; n++)
+                out[h + t][n] = pack4_turn(unit->w[h][n], unit->w[h + 1][n], unit->w[h + 2][n], unit->w[h + 3][n], t);
+    for (unsigned n = 0; n < UNIT; n++) {
+        uint8_t *dst = (n < 4 ? first4 : last4) + n % 4 * 32;
+        uint32_t line[8];
+
+        for (unsigned t = 0; t < 8; t++)
+            line[t] = out[t][n];
+        memcpy(dst, line, sizeof line);
+    }
+}
 
 static const struct machine machine_neon = { store_plain, NULL, NULL };
 
