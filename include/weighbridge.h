@@ -35,9 +35,13 @@ enum wb_status {
     WB_CANCELLED /* the progress function asked to stop */
 };
 
+/* The processes that mpirun or srun started to do one export together; NULL: this one is alone. */
+struct wb_ranks;
+
 struct wb_error {
     enum wb_status status;
     char message[4096];
+    bool told;      /* another rank has the same message, and says it */
     bool resumable; /* OUT.partial keeps what is finished: the same call with `resume` goes on from there */
 };
 
@@ -72,6 +76,7 @@ struct wb_options {     /* zero: the default */
     bool strict;          /* warnings that may mean a wrong model are errors */
     bool overwrite;       /* replace an existing export or archive, once the new one is complete */
     bool resume;          /* go on from what an interrupted run left in OUT.partial; nothing there: begin */
+    struct wb_ranks *ranks; /* of wb_export: the processes that do it together; default: this one alone */
     uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB */
     unsigned threads;     /* workers; default: processors, at most 8 */
     const char *io;       /* "auto" (default), "uring", "pread", "fault" */
@@ -116,6 +121,13 @@ WB_API int wb_pack(const struct wb_options *o, char **report, struct wb_error *e
 /* Unpacks `o->archive` into the directory `o->out`, which appears whole or not at all; without `o->out` nothing is
  * written: every byte is read and compared with its checksum, and all damaged chunks are named. */
 WB_API int wb_unpack(const struct wb_options *o, char **report, struct wb_error *e);
+
+/* Finds out whether a launcher started several processes, and joins them; *ranks stays NULL where it did not. The same
+ * thread then calls wb_export with them, as often as all other ranks do, and last wb_ranks_leave. */
+WB_API int wb_ranks_join(struct wb_ranks **ranks, struct wb_error *e);
+/* Of which only the first reports, and has the whole to report. */
+WB_API bool wb_ranks_first(const struct wb_ranks *ranks);
+WB_API void wb_ranks_leave(struct wb_ranks *ranks);
 
 WB_API void wb_free(char *p);
 

@@ -111,7 +111,22 @@ static int failed(const struct wb_error *e, const struct args *a)
     return status;
 }
 
-int export_run(struct args *a)
+/* Of several processes that do one export the first reports; the others speak when they fail. */
+static int join_ranks(struct args *a)
+{
+    struct wb_error e = { 0 };
+
+    if (wb_ranks_join(&a->wb.ranks, &e))
+        return run_refused(&e);
+    if (!wb_ranks_first(a->wb.ranks)) {
+        a->quiet = true;
+        a->report = NULL;
+        a->progress = "never";
+    }
+    return STATUS_DONE;
+}
+
+static int export_joined(struct args *a)
 {
     struct report_file file;
     struct wb_error e = { 0 };
@@ -124,8 +139,21 @@ int export_run(struct args *a)
     run_begin(&r, a);
     bad = wb_export(&a->wb, &text, &e);
     run_end(&r);
-    status = bad ? failed(&e, a) : show(text, &file, a, r.warnings);
+    if (bad)
+        status = e.told ? STATUS_FAILED : failed(&e, a);
+    else
+        status = text ? show(text, &file, a, r.warnings) : STATUS_DONE;
     report_close(&file);
     wb_free(text);
+    return status;
+}
+
+int export_run(struct args *a)
+{
+    int status = join_ranks(a);
+
+    if (status == STATUS_DONE)
+        status = export_joined(a);
+    wb_ranks_leave(a->wb.ranks);
     return status;
 }

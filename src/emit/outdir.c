@@ -214,6 +214,28 @@ int outdir_clear(const struct outdir *o, const char *const *keep, struct err *e)
                : 0;
 }
 
+const char *const *outdir_names(const struct outdir *o, const char *prefix, struct arena *a)
+{
+    DIR *d = opendir(o->partial);
+    const char **name = arena_array(a, 1, sizeof *name);
+    struct dirent *entry;
+    size_t n = 0;
+
+    while (d && (entry = readdir(d))) {
+        const char **more;
+
+        if (strncmp(entry->d_name, prefix, strlen(prefix)))
+            continue;
+        more = arena_array(a, n + 2, sizeof *more); /* there are as many as ranks */
+        memcpy(more, name, n * sizeof *more);
+        more[n++] = arena_strdup(a, entry->d_name);
+        name = more;
+    }
+    if (d)
+        closedir(d);
+    return name;
+}
+
 static void name_all(struct outdir *o, const char *given, struct arena *a)
 {
     *o = (struct outdir){ .path = outdir_path(a, given), .fd = -1 };
@@ -247,6 +269,15 @@ static int create(struct outdir *o, const char *given, bool replaces, bool resum
 int outdir_create(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e)
 {
     return create(o, out, replaces, false, a, e);
+}
+
+int outdir_join(struct outdir *o, const char *out, struct arena *a, struct err *e)
+{
+    name_all(o, out, a);
+    o->fd = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return o->fd < 0 ? err_errno(e, errno, "%s: cannot be seen by this process: all ranks need one shared file system",
+                                 o->partial)
+                     : 0;
 }
 
 int outdir_go_on(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e)

@@ -51,8 +51,12 @@ uint64_t outdir_left(const char *out, struct arena *a);
 /* Makes and locks OUT.partial, and in it an empty journal; what an earlier run left there is removed. A struct with
  * fd -1 is what the calls below do nothing with. */
 int outdir_create(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e);
+/* Opens OUT.partial beside the process that made it: to write to, neither to lock nor to publish nor to remove. */
+int outdir_join(struct outdir *o, const char *out, struct arena *a, struct err *e);
 /* The same, but what an earlier run left there is kept. */
 int outdir_go_on(struct outdir *o, const char *out, bool replaces, struct arena *a, struct err *e);
+/* Names in OUT.partial that begin so; NULL ends them. */
+const char *const *outdir_names(const struct outdir *o, const char *prefix, struct arena *a);
 /* Removes what is in OUT.partial but the journal and the files `keep`, at most OUTDIR_KEEP_MOST; NULL ends them. */
 int outdir_clear(const struct outdir *o, const char *const *keep, struct err *e);
 /* Flushes the directory and renames. The files in it have been flushed by those who wrote them. Refuses to replace an

@@ -7,6 +7,7 @@
 #include "front/manifest.h"
 #include "front/pack.h"
 #include "front/report.h"
+#include "front/together.h"
 #include "pipeline/journal.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +67,8 @@ static int set_out(struct export_job *j, struct outdir *out, struct journal *jou
     if (journal_open(journal, &j->layout, out->fd, OUTDIR_MARK, shown, &j->arena, e) ||
         (out->resumed && journal_head(journal, &before, &j->arena, e)))
         return -1;
-    if (before && (manifest_check(j, before, out->partial, e) || journal_resume(journal, e)))
+    if (before && (manifest_check(j, before, out->partial, e) || journal_resume(journal, e) ||
+                   together_take_over(j, out, journal, manifest, e)))
         return -1;
     if (!journal->finished_n)
         return outdir_clear(out, keep, e) || journal_begin(journal, manifest, e) ? -1 : 0;
@@ -90,13 +92,14 @@ static int check_sources(const struct checkpoint *c, struct err *e)
     return 0;
 }
 
-static int move_bytes(struct export_job *j, struct outdir *out, struct journal *journal, struct export_result *r,
-                      struct err *e)
+static int move_bytes(struct export_job *j, struct outdir *out, struct journal *journal, struct together *t,
+                      struct export_result *r, struct err *e)
 {
     const struct wb_options *o = j->options;
     struct run_options run = { .io = o->io ? o->io : "auto",
                                .threads = j->budget.threads,
                                .journal = journal,
+                               .joint = o->ranks != NULL,
                                .progress = front_progress,
                                .user = (void *)o };
     size_t told = j->notes.n;
@@ -104,9 +107,13 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
     for (size_t i = 0; i < journal->finished_n; i++)
         r->resumed_bytes += j->layout.item[journal->finished[i].item].bytes;
     r->resumed = journal->finished_n;
-    if (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e) ||
+    if ((ranks_first(o->ranks) && (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e))) ||
         pipeline_run(&j->plan, out->fd, out->partial, &run, &r->run, e) || check_sources(&j->ckpt, e))
+        ranks_alarm(o->ranks);
+    if (together_end(t, j, out, &r->run, e))
         return -1;
+    if (!ranks_first(o->ranks))
+        return 0;
     note_losses(j, &r->run);
     front_warn(o, &j->notes, told);
     return o->strict ? notes_strict(&j->notes, e) : 0;
@@ -170,22 +177,42 @@ static uint64_t peak_rss(const struct rusage *usage)
 }
 
 /* Whether OUT.partial is worth keeping: something is finished, and what went wrong may be another day's luck. */
-static bool may_go_on(const struct journal *journal, const struct err *e)
+static bool may_go_on(const struct journal *journal, const struct wb_ranks *ranks, const struct err *e)
 {
-    return journal->finished_n &&
+    return (ranks || journal->finished_n) && /* other ranks have journals too */
            (e->kind == ERR_CANCELLED || e->kind == ERR_IO || e->kind == ERR_SPACE || e->kind == ERR_NOMEM);
 }
 
 /* A run that must not be gone on with by this one is for others to decide about. */
-static bool put_away(struct outdir *out, bool begun, const struct journal *journal, const struct err *e)
+static bool put_away(struct outdir *out, bool begun, const struct journal *journal, const struct wb_ranks *ranks,
+                     const struct err *e)
 {
-    bool resumable = e->kind && begun && may_go_on(journal, e);
+    bool resumable = e->kind && begun && may_go_on(journal, ranks, e);
+
+    if (!ranks_first(ranks)) {
+        outdir_leave(out);
+        return false;
+    }
 
     if (resumable || (!begun && out->resumed))
         outdir_leave(out);
     else
         outdir_discard(out);
     return resumable;
+}
+
+/* All that one process alone may do before the first weight moves. */
+static int begin(struct export_job *j, struct outdir *out, struct packing *packing, struct journal *journal,
+                 struct err *e)
+{
+    const struct wb_options *o = j->options;
+
+    front_warn(o, &j->notes, 0);
+    return outdir_recover(o->out, &j->arena, e) || job_may_write(j, e) || begin_archive(j, packing, e) ||
+                   (o->resume ? outdir_go_on : outdir_create)(out, o->out, j->out_exists, &j->arena, e) ||
+                   set_out(j, out, journal, e)
+               ? -1
+               : 0;
 }
 
 int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
@@ -195,6 +222,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     bool begun = false, resumable;
     struct export_result r = { .wall = clock_wall() };
     struct packing packing = { .file = { .fd = -1 } };
+    struct together t = { .ranks = o->ranks };
     struct outdir out = { .fd = -1 };
     struct rusage before, after;
     struct err e = { 0 };
@@ -204,21 +232,23 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
         err_set(&e, ERR_USAGE, "no output directory was given");
         return front_result(&e, error);
     }
-    if (job_prepare(&j, o, &(struct job_hints){ 0 }, &e))
+    job_prepare(&j, o, &(struct job_hints){ 0 }, &e);
+    if (ranks_agree(o->ranks, &e, &t.told))
         goto out;
-    front_warn(o, &j.notes, 0);
-    if (outdir_recover(o->out, &j.arena, &e) || job_may_write(&j, &e) || begin_archive(&j, &packing, &e) ||
-        (o->resume ? outdir_go_on : outdir_create)(&out, o->out, j.out_exists, &j.arena, &e) ||
-        set_out(&j, &out, &journal, &e))
+    if (ranks_first(o->ranks))
+        begin(&j, &out, &packing, &journal, &e);
+    if (together_begin(&t, &j, &out, &journal, &e))
         goto out;
     begun = true;
-    if (move_bytes(&j, &out, &journal, &r, &e) || write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e))
+    if (move_bytes(&j, &out, &journal, &t, &r, &e))
+        goto out;
+    if (ranks_first(o->ranks) && (write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e)))
         goto out;
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;
     r.cpu = cpu_seconds(&after) - cpu_seconds(&before);
     r.peak_rss = peak_rss(&after);
-    if (report) {
+    if (report && ranks_first(o->ranks)) {
         *report = document_text(report_export(&j, &r));
         r.archive = NULL;
     }
@@ -226,10 +256,10 @@ out:
     json_decref(r.archive);
     outfile_discard(&packing.file);
     journal_close(&journal);
-    resumable = put_away(&out, begun, &journal, &e);
+    resumable = put_away(&out, begun, &journal, o->ranks, &e);
     job_release(&j);
     front_result(&e, error);
     if (error)
-        error->resumable = resumable;
+        error->resumable = resumable, error->told = t.told;
     return e.kind ? -1 : 0;
 }

@@ -1,4 +1,5 @@
 #include "front/front.h"
+#include "io/ranks.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,5 +63,17 @@ int front_progress(void *user, const struct run_progress *p)
                                .seconds = p->seconds,
                                .limit = p->limit < STAGES ? stage_names[p->limit] : NULL };
 
-    return o->progress ? o->progress(o->user, &out) : 0;
+    return (o->progress ? o->progress(o->user, &out) : 0) || ranks_alarmed(o->ranks);
 }
+
+int wb_ranks_join(struct wb_ranks **ranks, struct wb_error *error)
+{
+    struct err e = { 0 };
+
+    ranks_join(ranks, &e);
+    return front_result(&e, error);
+}
+
+bool wb_ranks_first(const struct wb_ranks *ranks) { return ranks_first(ranks); }
+
+void wb_ranks_leave(struct wb_ranks *ranks) { ranks_leave(ranks); }

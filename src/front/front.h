@@ -18,7 +18,8 @@ void front_note_losses(struct notes *n, const char *tensor, uint64_t elements, c
 /* ... and this says how many there are. */
 void front_note_more_losses(struct notes *n, size_t lossy);
 
-/* The pipeline's progress to the caller's function; `user` is a const struct wb_options. */
+/* The pipeline's progress to the caller's function, and from another rank that fails: it stops this one too; `user` is
+ * a const struct wb_options. */
 int front_progress(void *user, const struct run_progress *p);
 
 #endif

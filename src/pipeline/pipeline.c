@@ -194,7 +194,7 @@ static int adapter_close_file(struct run *r, int ret, struct err *e)
 int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
                  struct err *e)
 {
-    struct run run = { .plan = p, .result = r, .journal = o->journal, .adapter_fd = -1 };
+    struct run run = { .plan = p, .result = r, .journal = o->journal, .joint = o->joint, .adapter_fd = -1 };
     double begin = clock_wall();
     int ret = -1;
 

@@ -21,6 +21,7 @@ struct journal;
 struct run_options {
     const char *io;          /* engine or "auto" */
     unsigned threads;        /* workers, at least 1 */
+    bool joint;              /* the data files are there: several processes fill them, each by a plan of its own */
     struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
     /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be
      * NULL. */

@@ -3,7 +3,7 @@
  * Flushing takes a while, so it is a thread's own work: meanwhile others read,
  * transform and write.  Bytes go to the disk first, then the records of them.
  * A run that was stopped ends with a last record of all that it has finished; one
- * that was not is about to be published. */
+ * that was not is about to be published, unless others still work at it. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +91,7 @@ void *recorder_main(void *arg)
     do {
         size_t n = take(r, batch, seconds, &last);
 
-        if (last && !ring_stopped(&r->ring))
+        if (last && !ring_stopped(&r->ring) && !r->joint)
             n = 0;
         if (n && (flush(r, batch, n, &e) || journal_add(r->journal, batch, n, &e)))
             ring_fail(&r->ring, &e);

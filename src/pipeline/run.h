@@ -22,6 +22,7 @@ struct run {
     int adapter_fd;              /* -1: none */
     atomic_uint worker;          /* the next one's number */
     struct io in, out;           /* the reader's engine and the writer's */
+    bool joint;                  /* the data files are there */
     struct out_file *file;       /* of the layout */
     atomic_ullong read, written; /* bytes, for progress */
     pthread_mutex_t lock;
