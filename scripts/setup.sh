@@ -17,6 +17,7 @@ case "${1-}" in
 '') ;;
 --tests)
     packages+=(libcmocka-dev zstd clang libclang-rt-dev clang-format valgrind
+        libopenmpi-dev openmpi-bin                             # exports by several processes
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user) # NEON code runs under qemu
     ;;
 *)

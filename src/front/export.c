@@ -189,12 +189,7 @@ static bool put_away(struct outdir *out, bool begun, const struct journal *journ
 {
     bool resumable = e->kind && begun && may_go_on(journal, ranks, e);
 
-    if (!ranks_first(ranks)) {
-        outdir_leave(out);
-        return false;
-    }
-
-    if (resumable || (!begun && out->resumed))
+    if (!ranks_first(ranks) || resumable || (!begun && out->resumed))
         outdir_leave(out);
     else
         outdir_discard(out);

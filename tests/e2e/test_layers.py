@@ -3,7 +3,7 @@ import re
 
 from conftest import ROOT
 
-ORDER = [["base"], ["io", "gpu"], ["transform", "checkpoint"], ["model"], ["graph"], ["emit"], ["pipeline", "archive"], ["front"]]
+ORDER = [["base"], ["io", "gpu"], ["mpi"], ["transform", "checkpoint"], ["model"], ["graph"], ["emit"], ["pipeline", "archive"], ["front"]]
 
 
 def rank(folder):

@@ -1,0 +1,174 @@
+"""One export by several processes that mpirun starts: the bytes and the report of one process, whatever their number; a rank
+that fails says why and ends all; another number of ranks goes on from what some have left."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import checkpoints
+import int4
+import pytest
+from conftest import SANITIZER, tree
+from test_resume import JOURNAL, QUICK
+
+# Tests may run as root, on fewer processors than ranks; libmpi's own leaks are not ours.
+MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
+       "OMPI_MCA_btl_vader_single_copy_mechanism": "none", "WEIGHBRIDGE_JOURNAL": "0.001",
+       "ASAN_OPTIONS": SANITIZER["ASAN_OPTIONS"].replace("detect_leaks=1", "detect_leaks=0")}
+pytestmark = pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun: install openmpi-bin and libopenmpi-dev")
+SMALL = {"num_hidden_layers": 2, "vocab_size": 3000}
+
+
+def ranks(n, only=None, **env):
+    """The prefix that starts n ranks; `env` for the rank `only`."""
+    names = " ".join(f"{k}='{v}'" for k, v in env.items())
+    script = f'[ "$OMPI_COMM_WORLD_RANK" != "{only}" ] || export {names}; exec "$0" "$@"'
+    return ["mpirun", "-np", str(n), *(["sh", "-c", script] if env else [])]
+
+
+@pytest.fixture()
+def model(tmp_path):
+    return checkpoints.make(tmp_path / "model", "llama", dtype="F32", shards=3, config=SMALL).path
+
+
+def comparable(report):
+    return {t["name"]: t for t in json.loads(report.read_text())["tensors"]}
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_the_bytes_and_the_report_of_one_process(n, weighbridge, model, tmp_path):
+    weighbridge.ok("export", model, tmp_path / "one", *QUICK, "--report", tmp_path / "one.json")
+    r = weighbridge.ok("export", model, tmp_path / "some", "--no-chat-template", "--report", tmp_path / "some.json",
+                       prefix=ranks(n), env=MPI)
+    assert tree(tmp_path / "some") == tree(tmp_path / "one")
+    assert comparable(tmp_path / "some.json") == comparable(tmp_path / "one.json")
+    assert r.stdout.count("tensors hashed") == 1, "one rank reports"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "one", "one.json", "some", "some.json"]
+
+
+def test_more_ranks_than_tensors(weighbridge, tmp_path):
+    """Of a tied head, embedding and matrix come from one source, which one rank reads."""
+    path = checkpoints.make(tmp_path / "model", "llama", config={"num_hidden_layers": 1, "tie_word_embeddings": True}).path
+    weighbridge.ok("export", path, tmp_path / "one", *QUICK)
+    weighbridge.ok("export", path, tmp_path / "many", *QUICK, prefix=ranks(12), env=MPI)
+    assert tree(tmp_path / "many") == tree(tmp_path / "one")
+
+
+def test_four_bits(weighbridge, tmp_path):
+    """Tiles that read several tensors, in whatever shard."""
+    q = int4.quantize(checkpoints.build("llama", config=SMALL | {"intermediate_size": 192}), "gptq", 32, False)
+    q.checkpoint.write(tmp_path / "model", shards=3)
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "one", *QUICK)
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "some", *QUICK, prefix=ranks(3), env=MPI)
+    assert tree(tmp_path / "some") == tree(tmp_path / "one")
+
+
+def test_a_draft(weighbridge, golden, tmp_path):
+    draft = golden / "checkpoints" / "llama_eagle3"
+    weighbridge.ok("export-draft", draft, tmp_path / "one", "-q")
+    weighbridge.ok("export-draft", draft, tmp_path / "some", "-q", prefix=ranks(2), env=MPI)
+    assert tree(tmp_path / "some") == tree(tmp_path / "one")
+
+
+# ---------------------------------------------------------------------------------------------------- failures
+
+
+def test_what_all_ranks_see_is_said_once(weighbridge, model, tmp_path):
+    (model / "model-00002-of-00003.safetensors").unlink()
+    said = weighbridge.refuses("export", model, tmp_path / "out", prefix=ranks(3), env=MPI)
+    assert said.count("weighbridge: error") == 1 and "rank 0 of 3: " in said and "model-00002-of-00003" in said
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_an_out_that_is_taken(weighbridge, model, tmp_path):
+    weighbridge.ok("export", model, tmp_path / "out", *QUICK)
+    before = tree(tmp_path / "out")
+    said = weighbridge.refuses("export", model, tmp_path / "out", *QUICK, prefix=ranks(2), env=MPI)
+    assert said.count("weighbridge: error") == 1 and "--overwrite" in said
+    assert tree(tmp_path / "out") == before
+    weighbridge.ok("export", model, tmp_path / "out", *QUICK, "--overwrite", prefix=ranks(2), env=MPI)
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("only", [0, 1, 2])
+def test_a_rank_that_cannot_read_on_ends_all(only, weighbridge, model, tmp_path):
+    """The others stop, one message is left, and it is this rank's."""
+    weighbridge.ok("export", model, tmp_path / "out", *QUICK)
+    before = tree(tmp_path / "out")
+    prefix = ranks(3, only, WEIGHBRIDGE_FAULT="at_most=4096,fail=40,error=5")
+    said = weighbridge.refuses("export", model, tmp_path / "out", *QUICK, "--overwrite", "--io", "fault", prefix=prefix, env=MPI)
+    assert said.count("weighbridge: error") == 1 and f"rank {only} of 3: " in said and "Input/output error" in said
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_rank_that_sees_another_checkpoint(weighbridge, model, tmp_path):
+    """As where a path is no shared file system."""
+    other = checkpoints.make(tmp_path / "other", "llama", dtype="F32", shards=3, config=SMALL | {"rms_norm_eps": 1e-3}).path
+    script = f'[ "$OMPI_COMM_WORLD_RANK" != 1 ] || set -- "$1" "{other}" "$3" -q --no-chat-template; exec "$0" "$@"'
+    said = weighbridge.refuses("export", model, tmp_path / "out", *QUICK,
+                               prefix=["mpirun", "-np", "2", "sh", "-c", script], env=MPI)
+    assert "rank 1 of 2: " in said and "not those of rank 0" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_plugin(weighbridge, model, tmp_path):
+    """Several processes that do not know of each other must not begin."""
+    env = {"OMPI_COMM_WORLD_SIZE": "2", "WEIGHBRIDGE_MPI": str(tmp_path / "none.so")}
+    said = weighbridge.refuses("export", model, tmp_path / "out", *QUICK, env=env)
+    assert "2 processes were started together" in said and "-DWEIGHBRIDGE_MPI=ON" in said
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_the_program_needs_no_mpi(weighbridge):
+    needs = subprocess.run(["ldd", weighbridge.path], capture_output=True, text=True, check=True).stdout
+    assert "mpi" not in needs and "libjansson" in needs
+
+
+# ---------------------------------------------------------------------------------------------------- going on
+
+
+def start(weighbridge, n, *args):
+    return subprocess.Popen([*ranks(n), str(weighbridge.path), *map(str, args)], env={**os.environ, **SANITIZER, **MPI},
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def test_another_number_of_ranks_goes_on(weighbridge, model, tmp_path):
+    """Three ranks are killed at some time with all that they are; two, or one, end in the same bytes and report."""
+    weighbridge.ok("export", model, tmp_path / "one", *QUICK, "--report", tmp_path / "one.json")
+    whole = tree(tmp_path / "one")
+    for trial in range(6):
+        out, report = tmp_path / f"out{trial}", tmp_path / f"out{trial}.json"
+        job = start(weighbridge, 3, "export", model, out, *QUICK, "--io", "fault")
+        time.sleep(random.Random(trial).uniform(0.3, 2.5))
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+        subprocess.run(["pkill", "-KILL", "-f", str(out)])  # ranks are no children of ours
+        if out.exists():
+            assert tree(out) == whole
+            continue
+        n = 1 + trial % 2
+        weighbridge.ok("export", model, out, *QUICK, "--resume", "--report", report, prefix=ranks(n) if n > 1 else (), env=MPI)
+        assert tree(out) == whole
+        assert comparable(report) == comparable(tmp_path / "one.json")
+        assert not out.with_name(out.name + ".partial").exists()
+
+
+def test_what_ranks_left_is_taken_over(weighbridge, model, tmp_path):
+    """A failing disk stops rank 2 late: what all three had finished is not made again."""
+    weighbridge.ok("export", model, tmp_path / "one", *QUICK, "--report", tmp_path / "one.json")
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    for op in range(400, 40, -20):
+        prefix = ranks(3, 2, WEIGHBRIDGE_FAULT=f"at_most=4096,fail={op},error=5")
+        r = weighbridge("export", model, out, *QUICK, "--io", "fault", prefix=prefix, env=MPI)
+        if (tmp_path / "out.partial" / f"{JOURNAL}.1").exists():
+            break
+        assert r.status == 0, r.stderr  # so many operations rank 2 does not need
+        shutil.rmtree(out)
+    assert r.status == 1 and "rank 2 of 3: " in r.stderr and "--resume goes on from there" in r.stderr
+    weighbridge.ok("export", model, out, *QUICK, "--resume", "--report", report)
+    assert tree(out) == tree(tmp_path / "one")
+    assert comparable(report) == comparable(tmp_path / "one.json")
+    assert json.loads(report.read_text())["resumed"]["tensors"] > 0
