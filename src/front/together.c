@@ -184,32 +184,40 @@ int together_begin(struct together *t, struct export_job *j, struct outdir *out,
 
 struct moved { /* by a rank */
     uint64_t read, written;
-    double read_busy, transform_busy, write_busy;
+    double busy[STAGES], waiting[STAGES];
 };
+
+static void add_moved(struct run_result *r, const struct moved *m)
+{
+    r->read += m->read;
+    r->written += m->written;
+    for (unsigned i = 0; i < STAGES; i++) {
+        r->busy[i] += m->busy[i];
+        r->waiting[i] += m->waiting[i];
+    }
+}
 
 static int collect(struct together *t, struct export_job *j, struct run_result *r, struct err *e)
 {
     size_t items = j->layout.items_n, size = (size_t)t->ranks->size;
     struct item_result *all = xmalloc((items * size + 1) * sizeof *all);
-    struct moved mine = { r->read, r->written, r->read_busy, r->transform_busy, r->write_busy };
+    struct moved mine = { .read = r->read, .written = r->written };
     struct moved *moved = xmalloc(size * sizeof *moved);
-    int ret = ranks_gather(t->ranks, r->item, items * sizeof *all, all, e) ||
-                      ranks_gather(t->ranks, &mine, sizeof mine, moved, e)
-                  ? -1
-                  : 0;
+    int ret;
+
+    memcpy(mine.busy, r->busy, sizeof mine.busy);
+    memcpy(mine.waiting, r->waiting, sizeof mine.waiting);
+    ret = ranks_gather(t->ranks, r->item, items * sizeof *all, all, e) ||
+                  ranks_gather(t->ranks, &mine, sizeof mine, moved, e)
+              ? -1
+              : 0;
 
     for (size_t i = 0; !ret && i < items; i++)
         if (t->owner[i] >= 0)
             r->item[i] = all[(size_t)t->owner[i] * items + i];
-    for (size_t i = 0; !ret && i < size; i++) {
-        bool other = i != (size_t)t->ranks->rank;
-
-        r->read += other ? moved[i].read : 0;
-        r->written += other ? moved[i].written : 0;
-        r->read_busy += other ? moved[i].read_busy : 0;
-        r->transform_busy += other ? moved[i].transform_busy : 0;
-        r->write_busy += other ? moved[i].write_busy : 0;
-    }
+    for (size_t i = 0; !ret && i < size; i++)
+        if (i != (size_t)t->ranks->rank)
+            add_moved(r, &moved[i]);
     free(all);
     free(moved);
     return ret;

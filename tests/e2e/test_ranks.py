@@ -12,7 +12,7 @@ import checkpoints
 import int4
 import pytest
 from conftest import SANITIZER, tree
-from test_resume import JOURNAL, QUICK
+from test_resume import JOURNAL, QUICK, contents
 
 # Tests may run as root, on fewer processors than ranks; libmpi's own leaks are not ours.
 MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -146,8 +146,8 @@ def test_another_number_of_ranks_goes_on(weighbridge, model, tmp_path):
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
         subprocess.run(["pkill", "-KILL", "-f", str(out)])  # ranks are no children of ours
-        if out.exists():
-            assert tree(out) == whole
+        if out.exists():  # perhaps with the mark of a publication that is not tidied up
+            assert contents(out) == whole
             continue
         n = 1 + trial % 2
         weighbridge.ok("export", model, out, *QUICK, "--resume", "--report", report, prefix=ranks(n) if n > 1 else (), env=MPI)
