@@ -4,32 +4,15 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define ANEW "run without --resume to begin anew"
-
-/* What adapter_config.json says of each pair; the weights are a source. */
-static const char *adapter_scales(const struct adapter *ad, char hex[17])
-{
-    XXH64_hash_t h = 0;
-
-    for (size_t i = 0; i < ad->pairs_n; i++) {
-        h = XXH3_64bits_withSeed(ad->pair[i].canonical, strlen(ad->pair[i].canonical), h);
-        h = XXH3_64bits_withSeed(&ad->pair[i].scale, sizeof ad->pair[i].scale, h);
-    }
-    snprintf(hex, 17, "%016" PRIx64, (uint64_t)h);
-    return hex;
-}
 
 static json_t *options(const struct export_job *j)
 {
     json_t *o = json_object();
-    char hex[17];
 
     for (size_t i = 0; i < j->meta_n; i++)
         put_text(o, j->meta[i].key, j->meta[i].value);
-    if (j->mode.merge)
-        put_text(o, "scales of the LoRA adapter", adapter_scales(j->mode.merge, hex));
     return o;
 }
 

@@ -152,7 +152,7 @@ def test_4_bit_weights_and_merged_ones(weighbridge, golden, tmp_path, options):
     text = config.read_text()
     config.write_text(json.dumps({**json.loads(text), "lora_alpha": 3}))
     if "--merge-lora" in options:
-        refused(weighbridge, where / "model", tmp_path / "out", ["was begun with scales of the LoRA adapter "], *options[1:])
+        refused(weighbridge, where / "model", tmp_path / "out", ["was begun with merge_lora "], *options[1:])
     config.write_text(text)
     weighbridge.ok("export", where / "model", tmp_path / "out", *options, "--resume", "--report", tmp_path / "out.json")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
