@@ -1,5 +1,6 @@
 #include "emit/merger.h"
 #include <cblas.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -70,6 +71,10 @@ static int load_b(struct merger *m, const struct adapter_pair *p, uint64_t row, 
     return read_floats(m, p->b, row * p->rank, rows * p->rank, m->b, e);
 }
 
+/* Chooses kernels and takes memory; the build keeps it from doing so at the start of every program. */
+void gotoblas_init(void);
+static pthread_once_t started = PTHREAD_ONCE_INIT;
+
 /* OpenBLAS keeps buffers for some hundred calls at once; beyond that it grumbles on the standard error. */
 static atomic_uint calls;
 enum { CALLS_MOST = 128 };
@@ -92,6 +97,7 @@ static void multiply(const struct merger *m, uint64_t rank)
 {
     int rows = rank <= 512 ? MERGE_ROWS : STRIP_ROWS;
 
+    pthread_once(&started, gotoblas_init);
     calls_enter();
     for (int r = 0; r < MERGE_ROWS; r += rows)
         for (int c = 0; c < MERGE_COLS; c += STRIP_COLS)

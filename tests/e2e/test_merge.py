@@ -216,6 +216,13 @@ def test_memory_is_bounded(weighbridge_release, tmp_path):
     check(head_of(tmp_path / "out").T[::9], merged(array(ckpt.tensors["lm_head.weight"])[::9], a, b[::9], 1))
 
 
+def test_the_blas_starts_with_the_first_merge(weighbridge_release, exported):
+    """Its start wants memory for each processor, and waits for ever where there is none."""
+    limit = ["prlimit", f"--data={64 << 20}", "--"]
+    weighbridge_release.ok("version", prefix=limit, timeout=20)
+    weighbridge_release.ok("export", exported / "model", exported / "limited", "--memory", "16M", "--threads", 1, prefix=limit, timeout=60)
+
+
 # ---------------------------------------------------------------------------------------------------- modes
 
 
