@@ -150,15 +150,15 @@ static const char *head_part(const struct model *m, const char *name)
     return name;
 }
 
-/* Where PEFT wrapped a linear and saved it with its adapters, its own weight is "x.base_layer.weight". */
+/* Where PEFT wrapped a linear and saved it with its adapters, its own weight is "x.base_layer.weight", packed or not.
+ */
 static const char *wrapped_name(const struct model *m, const char *full)
 {
-    static const char weight[] = ".weight", bias[] = ".bias";
-    const char *ending = str_ends(full, weight) ? weight : str_ends(full, bias) ? bias : NULL, *wrapped;
+    const char *dot = strrchr(full, '.'), *wrapped;
 
-    if (!ending || ckpt_find(m->ckpt, full))
+    if (!dot || ckpt_find(m->ckpt, full))
         return full;
-    wrapped = arena_printf(m->arena, "%.*s.base_layer%s", (int)(strlen(full) - strlen(ending)), full, ending);
+    wrapped = arena_printf(m->arena, "%.*s.base_layer%s", (int)(dot - full), full, dot);
     return ckpt_find(m->ckpt, wrapped) ? wrapped : full;
 }
 

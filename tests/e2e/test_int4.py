@@ -166,6 +166,25 @@ def test_bytes_of_random_models(method, seed, weighbridge, tmp_path):
         assert (abs(said - linear.matrix()) <= 1.001 * room).all()
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_of_fused_linears(method, wrapped, weighbridge, golden, tmp_path):
+    """Phi-4-multimodal's qkv_proj and gate_up_proj, also by the names that PEFT gives them, as quantizers leave it."""
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    source, rng = golden / "checkpoints" / "phi4mm", np.random.RandomState(0)
+    shapes = {"embed_tokens": (304, 128), "norm": (128,), "layers.0.input_layernorm": (128,), "layers.0.post_attention_layernorm": (128,),
+              "layers.0.self_attn.qkv_proj": (192, 128), "layers.0.self_attn.o_proj": (128, 128),
+              "layers.0.mlp.gate_up_proj": (384, 128), "layers.0.mlp.down_proj": (128, 192)}
+    plain = checkpoints.Checkpoint(json.loads((source / "config.json").read_text()) | sizes,
+                                   {f"model.{n}.weight": checkpoints.tensor(rng.standard_normal(s), "F16") for n, s in shapes.items()},
+                                   {p.name: p.read_bytes() for p in source.glob("*token*.json")})
+    q = int4.quantize(plain, method, 32, False, method != "awq")
+    if wrapped:
+        q.checkpoint.tensors = {n.replace("_proj.", "_proj.base_layer."): t for n, t in q.checkpoint.tensors.items()}
+    out, _ = export(weighbridge, q, tmp_path)
+    check_bytes(out, q.linears)
+
+
 @pytest.mark.parametrize("sym", [True, False])
 def test_the_same_linears_in_every_format_give_the_same_bytes(sym, weighbridge, tmp_path):
     ckpt, seen = small("qwen2"), []
