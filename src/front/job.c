@@ -192,8 +192,8 @@ static void note_int4(struct export_job *j)
     if (s->clamped)
         notes_add(
             &j->notes, NOTE_WARNING,
-            "zero points of %llu of %llu 4-bit linears are folded with clamping, which changes weights; the report "
-            "counts them",
+            "zero points of %llu of %llu 4-bit linears are folded, and weights that leave 0 to 15 by it are clamped; "
+            "the report counts them",
             (unsigned long long)s->clamped, n);
     if (s->relabelled)
         notes_add(&j->notes, NOTE_WARNING,
