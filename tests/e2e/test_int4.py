@@ -218,8 +218,10 @@ def random_parts(rng, method, rows, cols, group, order):
     return parts | {"qweight": words(cols // 8, rows), "g_idx": g_idx}
 
 
-@pytest.mark.parametrize("method, order", [("gptq", False), ("gptq", True), ("awq", False), ("compressed", False), ("compressed", True)])
-def test_large_matrices_in_little_memory(method, order, weighbridge_release, tmp_path):
+@pytest.mark.parametrize("method, order, mode, group", [
+    ("gptq", False, "exact", 128), ("gptq", True, "exact", 128), ("awq", False, "exact", 128), ("compressed", False, "exact", 128),
+    ("compressed", True, "exact", 128), ("gptq", False, "clamp", 32), ("awq", False, "clamp", 256)])
+def test_large_matrices_in_little_memory(method, order, mode, group, weighbridge_release, tmp_path):
     """Three matrices of 16M, packed, in a budget of 16M: same bytes whatever the engine, threads and memory."""
     config = {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 1, "vocab_size": 8, "head_dim": 16,
               "num_attention_heads": 4, "num_key_value_heads": 4, "bos_token_id": 1, "eos_token_id": 2}
@@ -228,21 +230,21 @@ def test_large_matrices_in_little_memory(method, order, weighbridge_release, tmp
     rng = np.random.default_rng(1)
     for module, rows, cols in (GATE, 8192, 4096), (UP, 8192, 4096), (DOWN, 4096, 8192):
         del few.tensors[module + ".weight"]
-        few.tensors |= {f"{module}.{part}": t for part, t in random_parts(rng, method, rows, cols, 128, order).items()}
+        few.tensors |= {f"{module}.{part}": t for part, t in random_parts(rng, method, rows, cols, group, order).items()}
     few.config["quantization_config"] = {
-        "gptq": int4.gptq_config(128, False, order), "awq": int4.awq_config(128),
-        "compressed": int4.compressed_config(int4.compressed_group(128, False, order), ignore=["lm_head", "re:.*self_attn"])}[method]
+        "gptq": int4.gptq_config(group, False, order), "awq": int4.awq_config(group),
+        "compressed": int4.compressed_config(int4.compressed_group(group, False, order), ignore=["lm_head", "re:.*self_attn"])}[method]
     few.write(tmp_path / "model")
     first = None
     for memory, io, threads in ("512M", "auto", 8), ("16M", "uring", 1), ("16M", "pread", 3), ("16M", "fault", 2):
         out = tmp_path / "out"
-        weighbridge_release.ok("export", few.path, out, "--memory", memory, "--io", io, "--threads", threads, "--overwrite",
-                               "--report", tmp_path / "report.json")
+        weighbridge_release.ok("export", few.path, out, "--zero-points", mode, "--memory", memory, "--io", io, "--threads", threads,
+                               "--overwrite", "--report", tmp_path / "report.json")
         report = json.loads((tmp_path / "report.json").read_text())
         assert report["memory"]["buffers"] <= report["memory"]["budget"]
         if memory == "16M" and "asan" not in str(weighbridge_release.path):  # which keeps freed memory and shadows the rest
             assert report["totals"]["peak_rss"] < 48 << 20
-            print(f"{method} order {order} {io}: peak {report['totals']['peak_rss'] / 2**20:.1f} MiB of 16M")
+            print(f"{method} order {order} {mode} {io}: peak {report['totals']['peak_rss'] / 2**20:.1f} MiB of 16M")
         files = tree(out)
         first = first or files
         assert files == first
