@@ -83,6 +83,8 @@ struct wb_options {     /* zero: the default */
     const char *device;   /* "cpu" (default) */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);
+    /* Takes a trace of the run, in pieces: JSON that Perfetto opens. Called by any thread, by one at a time. */
+    void (*trace)(void *user, const char *text, size_t n);
     /* Called once for each warning as soon as it is known, before weights move. */
     void (*warning)(void *user, const char *text);
     void *user;

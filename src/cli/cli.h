@@ -23,7 +23,7 @@ extern const struct command *const programs[];
 
 /* Groups of options that several commands share (groups.c). */
 extern const struct option_group options_content, options_int4, options_run, options_pack_run, options_report,
-    options_messages, options_json, options_help;
+    options_measure, options_messages, options_json, options_help;
 
 /* By name, among commands[] and programs[]; NULL: there is none. */
 const struct command *command_named(const char *name);

@@ -17,8 +17,9 @@ static const struct option_row pack_rows[] = {
 };
 static const struct option_group options_pack = { "Shipping", pack_rows };
 
-static const struct option_group *const groups[] = { &options_content, &options_int4,     &options_pack, &options_run,
-                                                     &options_report,  &options_messages, &options_help, NULL };
+static const struct option_group *const groups[] = { &options_content,  &options_int4,   &options_pack,
+                                                     &options_run,      &options_report, &options_measure,
+                                                     &options_messages, &options_help,   NULL };
 
 const struct command command_export = {
     .name = "export",

@@ -27,8 +27,10 @@ static const struct option_row rows[] = {
     { 0 },
 };
 static const struct option_group options_draft = { "What is written", rows };
-static const struct option_group *const groups[] = { &options_draft,    &options_int4, &options_run, &options_report,
-                                                     &options_messages, &options_help, NULL };
+static const struct option_group *const groups[] = { &options_draft,   &options_int4,
+                                                     &options_run,     &options_report,
+                                                     &options_measure, &options_messages,
+                                                     &options_help,    NULL };
 
 const struct command command_export_draft = {
     .name = "export-draft",

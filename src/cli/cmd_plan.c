@@ -132,7 +132,7 @@ static int run(struct args *a)
 
     a->wb.model = a->operand[0];
     a->wb.out = a->operand[1];
-    if (status || report_open(&file, a))
+    if (status || report_open(&file, "--report", a->report, a))
         return status ? status : STATUS_FAILED;
     status = wb_plan(&a->wb, &text, &e) ? run_refused(&e) : show(text, &file, a);
     report_close(&file);

@@ -23,6 +23,10 @@ int export_device(struct args *a)
     return STATUS_DONE;
 }
 
+struct export_files {
+    struct report_file report, trace;
+};
+
 static void show_notes(const json_t *report)
 {
     const json_t *note;
@@ -84,7 +88,7 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
 }
 
 /* The export is published; what is left is to say so. */
-static int show(const char *text, struct report_file *file, const struct args *a, unsigned warnings)
+static int show(const char *text, struct export_files *files, const struct args *a, unsigned warnings)
 {
     json_t *report = view_parse(text);
 
@@ -97,8 +101,10 @@ static int show(const char *text, struct report_file *file, const struct args *a
     if (!a->quiet && !(a->report && !strcmp(a->report, "-")))
         show_summary(report, a, warnings);
     json_decref(report);
-    if (report_write(file, text))
+    if (report_write(&files->report, text))
         return say_error("the export itself is complete, only its report could not be written");
+    if (report_publish(&files->trace))
+        return say_error("the export itself is complete, only its trace could not be written");
     return STATUS_DONE;
 }
 
@@ -111,6 +117,18 @@ static int failed(const struct wb_error *e, const struct args *a)
     return status;
 }
 
+static int files_open(struct export_files *f, const struct args *a)
+{
+    if (a->trace && (!strcmp(a->trace, "-") || (a->report && !strcmp(a->trace, a->report))))
+        return say_error("--trace %s: is not for the trace alone: name another file", a->trace), -1;
+    if (report_open(&f->report, "--report", a->report, a))
+        return -1;
+    if (!report_open(&f->trace, "--trace", a->trace, a))
+        return 0;
+    report_close(&f->report);
+    return -1;
+}
+
 /* Of several processes that do one export the first reports; the others speak when they fail. */
 static int join_ranks(struct args *a)
 {
@@ -121,6 +139,7 @@ static int join_ranks(struct args *a)
     if (!wb_ranks_first(a->wb.ranks)) {
         a->quiet = true;
         a->report = NULL;
+        a->trace = NULL;
         a->progress = "never";
     }
     return STATUS_DONE;
@@ -128,22 +147,25 @@ static int join_ranks(struct args *a)
 
 static int export_joined(struct args *a)
 {
-    struct report_file file;
+    struct export_files files;
     struct wb_error e = { 0 };
     struct run r;
     char *text = NULL;
     int status, bad;
 
-    if (report_open(&file, a))
+    if (files_open(&files, a))
         return STATUS_FAILED;
     run_begin(&r, a);
+    if (a->trace)
+        run_trace(&r, a, &files.trace);
     bad = wb_export(&a->wb, &text, &e);
     run_end(&r);
     if (bad)
         status = e.told ? STATUS_FAILED : failed(&e, a);
     else
-        status = text ? show(text, &file, a, r.warnings) : STATUS_DONE;
-    report_close(&file);
+        status = text ? show(text, &files, a, r.warnings) : STATUS_DONE;
+    report_close(&files.report);
+    report_close(&files.trace);
     wb_free(text);
     return status;
 }

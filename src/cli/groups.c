@@ -80,6 +80,14 @@ static const struct option_row report_rows[] = {
 };
 const struct option_group options_report = { "Report", report_rows };
 
+static const struct option_row measure_rows[] = {
+    { "trace", .kind = OPTION_TEXT, AT(trace), .value = "FILE", .initial = "none",
+      .help = "also write what each thread did when, as JSON that Perfetto (ui.perfetto.dev) opens, whole or not at "
+              "all" },
+    { 0 },
+};
+const struct option_group options_measure = { "Measuring", measure_rows };
+
 static const struct option_row message_rows[] = {
     { "quiet", 'q', OPTION_FLAG, AT(quiet), .excludes = "verbose",
       .help = "errors and results only: no warnings, no progress, no summary" },

@@ -18,7 +18,7 @@ struct args {
     const char *operand[3];
     unsigned operands_n;
     bool help, quiet, verbose, json, list, test;
-    const char *report, *progress;
+    const char *report, *trace, *progress;
 };
 
 enum option_kind {

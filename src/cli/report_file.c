@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int refuse(const char *path, const char *why)
+static int refuse(const struct report_file *r, const char *why)
 {
-    say_error("--report %s: %s", path, why);
+    say_error("%s %s: %s", r->option, r->name, why);
     return -1;
 }
 
@@ -47,42 +47,41 @@ static int open_temporary(struct report_file *r)
     return -1;
 }
 
-int report_open(struct report_file *r, const struct args *a)
+int report_open(struct report_file *r, const char *option, const char *name, const struct args *a)
 {
-    const char *name = a->report;
     struct stat st;
     char *directory = NULL;
     int ret = -1;
 
-    *r = (struct report_file){ .fd = -1 };
+    *r = (struct report_file){ .fd = -1, .option = option, .name = name };
     if (!name)
         return 0;
     if (!strcmp(name, "-")) {
         r->fd = dup(STDOUT_FILENO);
-        return r->fd < 0 ? refuse(name, strerror(errno)) : 0;
+        return r->fd < 0 ? refuse(r, strerror(errno)) : 0;
     }
     if (!stat(name, &st)) {
         if (S_ISDIR(st.st_mode))
-            return refuse(name, "is a directory: name a file");
+            return refuse(r, "is a directory: name a file");
         if (!S_ISREG(st.st_mode)) {
             r->fd = open(name, O_WRONLY | O_CLOEXEC);
-            return r->fd < 0 ? refuse(name, strerror(errno)) : 0;
+            return r->fd < 0 ? refuse(r, strerror(errno)) : 0;
         }
         if (access(name, W_OK))
-            return refuse(name, strerror(errno));
+            return refuse(r, strerror(errno));
         r->path = realpath(name, NULL); /* the file itself where the name is a link to it */
     } else {
         r->path = strdup(name);
     }
     directory = r->path ? directory_of(r->path) : NULL;
     if (!directory)
-        refuse(name, strerror(errno));
+        refuse(r, strerror(errno));
     else if (is_inside(directory, a->wb.model))
-        refuse(name, "lies inside MODEL, where nothing is written: choose another place");
+        refuse(r, "lies inside MODEL, where nothing is written: choose another place");
     else if (is_inside(directory, a->wb.out))
-        refuse(name, "lies inside OUT, which is replaced whole: choose another place");
+        refuse(r, "lies inside OUT, which is replaced whole: choose another place");
     else if (open_temporary(r))
-        refuse(name, strerror(errno));
+        refuse(r, strerror(errno));
     else
         ret = 0;
     free(directory);
@@ -106,21 +105,29 @@ static int write_whole(int fd, const char *text, size_t n)
     return 0;
 }
 
-int report_write(struct report_file *r, const char *text)
+void report_add(struct report_file *r, const char *text, size_t n)
 {
-    const char *shown = r->path ? r->path : "-";
+    if (r->fd >= 0 && !r->failed && write_whole(r->fd, text, n))
+        r->failed = errno;
+}
 
-    if (r->fd < 0)
-        return 0;
-    if (write_whole(r->fd, text, strlen(text)))
-        return refuse(shown, strerror(errno));
+int report_publish(struct report_file *r)
+{
+    if (r->failed)
+        return refuse(r, strerror(r->failed));
     if (!r->temporary)
         return 0;
     if (fsync(r->fd) || rename(r->temporary, r->path))
-        return refuse(shown, strerror(errno));
+        return refuse(r, strerror(errno));
     free(r->temporary);
     r->temporary = NULL;
     return 0;
+}
+
+int report_write(struct report_file *r, const char *text)
+{
+    report_add(r, text, strlen(text));
+    return report_publish(r);
 }
 
 void report_close(struct report_file *r)

@@ -138,6 +138,19 @@ void run_begin(struct run *r, struct args *a)
     catch_interrupts();
 }
 
+static void on_trace(void *user, const char *text, size_t n)
+{
+    struct run *r = user;
+
+    report_add(r->trace, text, n);
+}
+
+void run_trace(struct run *r, struct args *a, struct report_file *file)
+{
+    r->trace = file;
+    a->wb.trace = on_trace;
+}
+
 void run_end(struct run *r)
 {
     clear(r);

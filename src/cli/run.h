@@ -12,15 +12,19 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include "cli/options.h"
+#include "cli/report_file.h"
 
 struct run {
     bool quiet, bar;
     int shown;       /* columns of the bar that stands on the terminal */
     double shown_at; /* when it was last drawn, seconds */
     unsigned warnings;
+    struct report_file *trace; /* where the library's trace goes; NULL: none is wanted */
 };
 
 void run_begin(struct run *r, struct args *a);
+/* Asks for a trace, too. */
+void run_trace(struct run *r, struct args *a, struct report_file *file);
 void run_end(struct run *r);
 /* Says why, and returns the exit status. `left` is said of an interrupted run: "nothing was published". */
 int run_failed(const struct wb_error *e, const char *left);

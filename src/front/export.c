@@ -92,6 +92,13 @@ static int check_sources(const struct checkpoint *c, struct err *e)
     return 0;
 }
 
+static void relay_trace(void *user, const char *text, size_t n)
+{
+    const struct wb_options *o = user;
+
+    o->trace(o->user, text, n);
+}
+
 static int move_bytes(struct export_job *j, struct outdir *out, struct journal *journal, struct together *t,
                       struct export_result *r, struct err *e)
 {
@@ -100,6 +107,7 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
                                .threads = j->budget.threads,
                                .journal = journal,
                                .joint = o->ranks != NULL,
+                               .trace = o->trace ? relay_trace : NULL,
                                .progress = front_progress,
                                .user = (void *)o };
     size_t told = j->notes.n;

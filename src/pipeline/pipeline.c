@@ -20,6 +20,16 @@ void run_leave(struct run *r)
     pthread_mutex_unlock(&r->lock);
 }
 
+const char *run_slab_tensor(const struct run *r, uint64_t slab)
+{
+    return r->plan->layout->item[r->plan->slab[slab].item].name;
+}
+
+const char *run_tile_tensor(const struct run *r, uint64_t tile)
+{
+    return run_slab_tensor(r, r->plan->job[r->plan->tile[tile].job].slab);
+}
+
 static void locks_init(struct run *r)
 {
     pthread_condattr_t attr;
@@ -200,6 +210,7 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
 
     result_init(r, p, o->journal);
     locks_init(&run);
+    trace_begin(&run.trace, o->trace, o->user);
     run.pending = arena_array(p->arena, p->layout->items_n + 1, sizeof *run.pending);
     /* Whatever may be refused comes before the first file: memory, engines. */
     if (adapter_open_file(&run, e) || ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
@@ -213,6 +224,7 @@ out:
     io_close(&run.in);
     io_close(&run.out);
     ring_release(&run.ring);
+    trace_end(&run.trace);
     locks_release(&run);
     r->wall = clock_wall() - begin;
     return ret;

@@ -23,6 +23,7 @@ struct run_options {
     unsigned threads;        /* workers, at least 1 */
     bool joint;              /* the data files are there: several processes fill them, each by a plan of its own */
     struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
+    void (*trace)(void *user, const char *text, size_t n); /* takes a trace, see trace.h; NULL: none is wanted */
     /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be
      * NULL. */
     int (*progress)(void *user, const struct run_progress *p);

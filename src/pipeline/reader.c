@@ -46,6 +46,7 @@ struct reader {
     struct piece piece[READ_DEPTH];
     struct piece *idle[READ_DEPTH]; /* not in flight */
     unsigned idle_n;
+    struct trace_buffer *trace;
 };
 
 int source_check(int fd, const struct ckpt_file *f, const char *when, struct err *e)
@@ -190,6 +191,7 @@ static int tile_begin(struct reader *r, struct tile_slot *t, struct err *e)
         parts_begin(r, tile, e))
         return -1;
     t->left = tile->bytes;
+    t->begin = trace_now(r->trace);
     t->src = t->buf;
     r->tile = t;
     r->row = 0;
@@ -280,6 +282,19 @@ static void piece_start(struct reader *r)
     io_submit(&r->run->in, &p->op);
 }
 
+static void tile_trace(const struct reader *r, const struct tile_slot *t)
+{
+    if (r->trace)
+        trace_put(r->trace, &(struct trace_event){ .track = TRACK_READS + (unsigned)(t - r->run->ring.slot),
+                                                   .name = "read",
+                                                   .kind = "read",
+                                                   .begin = t->begin,
+                                                   .end = clock_wall(),
+                                                   .tensor = run_tile_tensor(r->run, t->tile),
+                                                   .tile = t->tile,
+                                                   .bytes = r->run->plan->tile[t->tile].bytes });
+}
+
 static int piece_end(struct reader *r, struct io_op *op, struct err *e)
 {
     struct piece *p = op->user;
@@ -294,8 +309,10 @@ static int piece_end(struct reader *r, struct io_op *op, struct err *e)
         posix_fadvise(s->fd, (off_t)op->off, (off_t)op->len, POSIX_FADV_DONTNEED);
     atomic_fetch_add(&r->run->read, p->bytes);
     p->tile->left -= p->bytes;
-    if (!p->tile->left)
+    if (!p->tile->left) {
+        tile_trace(r, p->tile);
         ring_loaded(&r->run->ring, p->tile);
+    }
     if (p->aside && !--p->aside->aside && aside_close(r, p->aside, e))
         return -1;
     if (!--s->reads && !(r->any && tile->file == r->current))
@@ -322,8 +339,11 @@ static int shards_close(struct reader *r, struct err *e)
 static int tile_next(struct reader *r, struct err *e)
 {
     bool wait = r->idle_n == READ_DEPTH; /* nothing in flight */
+    double begin = trace_now(r->trace);
     struct tile_slot *t = ring_to_read(&r->run->ring, wait);
 
+    if (wait)
+        trace_event(r->trace, TRACK_READER, "wait", "wait for room", begin);
     return t ? tile_begin(r, t, e) : 0;
 }
 
@@ -355,6 +375,10 @@ void *reader_main(void *arg)
 
     for (size_t i = 0; i < run->plan->ckpt->files_n; i++)
         r.shard[i] = (struct shard){ .fd = -1, .rows_fd = -1, .aside_fd = -1 };
+    r.trace = trace_buffer(&run->trace);
+    trace_name(r.trace, TRACK_READER, "reader", 0);
+    for (unsigned i = 0; i < run->plan->tile_slots; i++)
+        trace_name(r.trace, TRACK_READS + i, "read", i + 1);
     while (r.idle_n < READ_DEPTH) {
         r.idle[r.idle_n] = &r.piece[r.idle_n];
         r.idle_n++;
@@ -363,6 +387,7 @@ void *reader_main(void *arg)
     io_close(&run->in);
     shards_close(&r, &e);
     free(r.shard);
+    trace_release(r.trace);
     if (e.kind)
         ring_fail(&run->ring, &e);
     run_leave(run);

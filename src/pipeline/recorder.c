@@ -84,19 +84,25 @@ void *recorder_main(void *arg)
 {
     struct run *r = arg;
     struct finished *batch = xmalloc((r->plan->layout->items_n + 1) * sizeof *batch);
+    struct trace_buffer *trace = trace_buffer(&r->trace);
     double seconds = seconds_between();
     struct err e = { 0 };
     bool last;
 
+    trace_name(trace, TRACK_RECORDER, "journal", 0);
     do {
         size_t n = take(r, batch, seconds, &last);
+        double begin = trace_now(trace);
 
         if (last && !ring_stopped(&r->ring) && !r->joint)
             n = 0;
         if (n && (flush(r, batch, n, &e) || journal_add(r->journal, batch, n, &e)))
             ring_fail(&r->ring, &e);
+        if (n)
+            trace_event(trace, TRACK_RECORDER, "write", "flush", begin);
     } while (!last && !e.kind);
     free(batch);
+    trace_release(trace);
     run_leave(r);
     return NULL;
 }

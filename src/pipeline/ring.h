@@ -36,7 +36,8 @@ struct tile_slot {
     enum slot_state state;
     unsigned char *buf;       /* plan_tile_room() bytes, aligned for direct I/O */
     const unsigned char *src; /* the tile's first byte: set by the reader */
-    size_t left;              /* bytes that are not read yet: the reader's */
+    size_t left;              /* bytes that are not read yet: the reader's, as is */
+    double begin;             /* when it began, for the trace */
 };
 
 struct slab_state {

@@ -5,6 +5,7 @@
 #include "io/io.h"
 #include "pipeline/pipeline.h"
 #include "pipeline/ring.h"
+#include "pipeline/trace.h"
 
 enum { READ_DEPTH = 8, WRITE_DEPTH = 8 }; /* ops in flight */
 
@@ -28,7 +29,8 @@ struct run {
     pthread_mutex_t lock;
     pthread_cond_t left; /* a thread has ended */
     unsigned running;    /* threads */
-    struct meter meter;  /* of the thread that called */
+    struct trace trace;
+    struct meter meter; /* of the thread that called */
     /* For the recorder, under the lock too. */
     struct journal *journal; /* NULL: none is kept */
     struct finished *pending;
@@ -46,6 +48,10 @@ void *recorder_main(void *run); /* journals only */
 /* A file of the checkpoint; an error when it is not the file any more that was planned with, as `when` says. */
 int source_open(const struct ckpt_file *f, struct err *e);
 int source_check(int fd, const struct ckpt_file *f, const char *when, struct err *e);
+
+/* The tensor that slab or tile number i is of, or the first that the tile is of: for traces. */
+const char *run_slab_tensor(const struct run *r, uint64_t slab);
+const char *run_tile_tensor(const struct run *r, uint64_t tile);
 
 /* The last that a thread does. */
 void run_leave(struct run *r);

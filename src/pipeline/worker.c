@@ -33,42 +33,77 @@ static void count(struct run *r, const struct job_plan *plan, const struct count
     pthread_mutex_unlock(&r->lock);
 }
 
-static int tile_do(struct run *r, struct merger *m, const struct tile_slot *t, struct err *e)
+struct worker {
+    struct run *run;
+    struct merger merger;
+    struct trace_buffer *trace;
+    unsigned track;
+};
+
+static void job_trace(const struct worker *w, uint64_t tile, const struct job_plan *j, double begin)
 {
+    if (w->trace)
+        trace_put(w->trace, &(struct trace_event){ .track = w->track,
+                                                   .name = j->transform->name,
+                                                   .kind = "transform",
+                                                   .begin = begin,
+                                                   .end = clock_wall(),
+                                                   .tensor = run_slab_tensor(w->run, j->slab),
+                                                   .tile = tile,
+                                                   .bytes = w->run->plan->tile[tile].bytes });
+}
+
+static int tile_do(struct worker *w, const struct tile_slot *t, struct err *e)
+{
+    struct run *r = w->run;
     const struct tile_plan *tile = &r->plan->tile[t->tile];
 
     for (uint64_t j = tile->job; j < tile->job + tile->jobs; j++) {
+        double begin = trace_now(w->trace);
         struct counters c = { 0 };
 
-        if (job_do(r, m, &r->plan->job[j], t->src, &c, e))
+        if (job_do(r, &w->merger, &r->plan->job[j], t->src, &c, e))
             return -1;
+        job_trace(w, t->tile, &r->plan->job[j], begin);
         count(r, &r->plan->job[j], &c);
     }
     return 0;
 }
 
-static void merger_of_worker(struct merger *m, struct run *r)
+static struct tile_slot *tile_next(const struct worker *w)
 {
-    size_t number = atomic_fetch_add(&r->worker, 1);
+    double begin = trace_now(w->trace);
+    struct tile_slot *t = ring_to_transform(&w->run->ring);
 
+    trace_event(w->trace, w->track, "wait", "wait for a tile", begin);
+    return t;
+}
+
+static struct worker worker_make(struct run *r)
+{
+    unsigned number = atomic_fetch_add(&r->worker, 1);
+    struct worker w = { .run = r, .trace = trace_buffer(&r->trace), .track = TRACK_WORKERS + number };
+
+    trace_name(w.trace, w.track, "worker", number + 1);
     if (r->plan->adapter)
-        merger_init(m, r->ring.merge + number * r->plan->merge_bytes, r->plan->merge_rank, r->adapter_fd,
+        merger_init(&w.merger, r->ring.merge + number * r->plan->merge_bytes, r->plan->merge_rank, r->adapter_fd,
                     r->plan->adapter->path);
+    return w;
 }
 
 void *worker_main(void *arg)
 {
     struct run *r = arg;
-    struct merger merger = { 0 };
+    struct worker w = worker_make(r);
     struct tile_slot *t;
     struct err e = { 0 };
 
-    merger_of_worker(&merger, r);
-    while (!e.kind && (t = ring_to_transform(&r->ring))) {
-        if (tile_do(r, &merger, t, &e))
+    while (!e.kind && (t = tile_next(&w))) {
+        if (tile_do(&w, t, &e))
             ring_fail(&r->ring, &e);
         ring_transformed(&r->ring, t);
     }
+    trace_release(w.trace);
     run_leave(r);
     return NULL;
 }

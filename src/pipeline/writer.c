@@ -24,6 +24,7 @@ struct slab_writes { /* a slab on its way to the disk */
     uint64_t run, at;   /* the next piece: its run, and where in it */
     unsigned in_flight; /* pieces */
     bool issued;        /* all pieces */
+    double begin;       /* for the trace */
 };
 
 struct item_hash {
@@ -40,6 +41,7 @@ struct writer {
     struct io_op op[WRITE_DEPTH];
     struct io_op *idle[WRITE_DEPTH]; /* ops that are not in flight */
     unsigned idle_n;
+    struct trace_buffer *trace;
 };
 
 /* ---- files ---- */
@@ -131,10 +133,14 @@ static int hash_update(struct writer *w, unsigned item, const void *bytes, size_
 static int hash_piece(struct writer *w, const struct slab_plan *s, const struct io_op *op, struct err *e)
 {
     uint64_t at = op->off - s->off;
+    double begin = trace_now(w->trace);
+    int ret;
 
     if (s->runs > 1 || at >= s->payload)
         return 0;
-    return hash_update(w, s->item, op->buf, (size_t)(s->payload - at < op->len ? s->payload - at : op->len), e);
+    ret = hash_update(w, s->item, op->buf, (size_t)(s->payload - at < op->len ? s->payload - at : op->len), e);
+    trace_event(w->trace, TRACK_WRITER, "write", "hash", begin);
+    return ret;
 }
 
 static int hash_from_file(struct writer *w, unsigned item, unsigned char *buf, size_t room, struct err *e)
@@ -189,7 +195,7 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
 
     while (sw->plan) /* there is one: see struct writer */
         sw++;
-    *sw = (struct slab_writes){ .plan = s, .slab = slab };
+    *sw = (struct slab_writes){ .plan = s, .slab = slab, .begin = trace_now(w->trace) };
     if (s->runs == 1)
         memset(w->run->ring.slab[slab].buf + s->payload, 0, (size_t)(s->run_bytes - s->payload));
     return sw;
@@ -215,6 +221,19 @@ static void item_add(struct writer *w, const struct slab_plan *s)
         recorder_take(w->run, s->item, h->bytes == all);
 }
 
+static void slab_trace(const struct writer *w, const struct slab_writes *sw)
+{
+    if (w->trace)
+        trace_put(w->trace, &(struct trace_event){ .track = TRACK_WRITES + (unsigned)(sw - w->writes),
+                                                   .name = "write",
+                                                   .kind = "write",
+                                                   .begin = sw->begin,
+                                                   .end = clock_wall(),
+                                                   .tensor = run_slab_tensor(w->run, sw->slab),
+                                                   .tile = UINT64_MAX,
+                                                   .bytes = sw->plan->runs * sw->plan->run_bytes });
+}
+
 static void slab_end(struct writer *w, struct slab_writes *sw)
 {
     const struct slab_plan *s = sw->plan;
@@ -222,6 +241,7 @@ static void slab_end(struct writer *w, struct slab_writes *sw)
 
     if (!s->direct || f->direct_fd < 0)
         start_writeback(f, s, &w->run->plan->layout->item[s->item]);
+    slab_trace(w, sw);
     ring_written(&w->run->ring, sw->slab);
     sw->plan = NULL;
     item_add(w, s);
@@ -275,11 +295,14 @@ static int piece_end(struct writer *w, struct err *e)
 static bool slab_next(struct writer *w)
 {
     bool wait = w->idle_n == WRITE_DEPTH, any; /* nothing in flight */
+    double begin = trace_now(w->trace);
     uint64_t slab;
 
     if (w->newest)
         return true;
     any = ring_to_write(&w->run->ring, wait, &slab);
+    if (wait)
+        trace_event(w->trace, TRACK_WRITER, "wait", "wait for a slab", begin);
     w->newest = any ? slab_begin(w, slab) : NULL;
     return any;
 }
@@ -305,12 +328,17 @@ static int write_all(struct writer *w, struct err *e)
 static int finish(struct writer *w, struct err *e)
 {
     const struct layout *l = w->run->plan->layout;
+    double begin = trace_now(w->trace);
 
     if (ring_stopped(&w->run->ring) || hash_the_rest(w, e))
         return -1;
-    for (size_t i = 0; i < l->files_n; i++)
+    trace_event(w->trace, TRACK_WRITER, "write", "read back and hash", begin);
+    for (size_t i = 0; i < l->files_n; i++) {
+        begin = trace_now(w->trace);
         if (output_finish(&w->run->file[i], &l->file[i], e))
             return -1;
+        trace_event(w->trace, TRACK_WRITER, "write", "flush", begin);
+    }
     return 0;
 }
 
@@ -323,6 +351,10 @@ void *writer_main(void *arg)
 
     memset(w.hash, 0, items * sizeof *w.hash);
     hash_known(&w);
+    w.trace = trace_buffer(&run->trace);
+    trace_name(w.trace, TRACK_WRITER, "writer", 0);
+    for (unsigned i = 0; i <= WRITE_DEPTH; i++)
+        trace_name(w.trace, TRACK_WRITES + i, "write", i + 1);
     while (w.idle_n < WRITE_DEPTH) {
         w.idle[w.idle_n] = &w.op[w.idle_n];
         w.idle_n++;
@@ -334,6 +366,7 @@ void *writer_main(void *arg)
     for (size_t i = 0; i < items; i++)
         XXH3_freeState(w.hash[i].state);
     free(w.hash);
+    trace_release(w.trace);
     if (e.kind)
         ring_fail(&run->ring, &e);
     run_leave(run);

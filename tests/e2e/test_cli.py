@@ -21,9 +21,9 @@ PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "ten
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab"]
 CONTENT = "target eagle-base eagle-draft reduced-vocab merge-lora fp8-kv-cache chat-template no-chat-template strict overwrite resume zero-points"
 OPTIONS = {
-    "export": CONTENT + " pack memory threads io device report quiet verbose progress help",
+    "export": CONTENT + " pack memory threads io device report trace quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
-    "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report quiet verbose progress help",
+    "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report trace quiet verbose progress help",
     "inspect": "json help",
     "verify": "chat-template reduced-vocab merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
@@ -356,6 +356,46 @@ def test_report_follows_a_link_and_spares_what_is_no_file(weighbridge, model, tm
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "to pipe").is_symlink()
     assert json.loads(os.read(reader, 1 << 20))["refused"] is None
     os.close(reader)
+
+
+def test_trace_shows_every_tile_and_changes_no_byte(weighbridge, model, exported, tmp_path):
+    """One event for each tile read, transformed and written, on tracks with names, where none overlap."""
+    trace, report = tmp_path / "trace.json", tmp_path / "report.json"
+    trace.write_text("an older one")
+    weighbridge.ok("export", model, tmp_path / "out", "--trace", trace, "--report", report, "--threads", 3)
+    assert tree(tmp_path / "out") == tree(exported)
+    told, events = json.loads(report.read_text()), json.loads(trace.read_text())["traceEvents"]
+    tracks = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {"reader", "writer", "worker 1", "worker 2", "worker 3", "journal"} <= set(tracks.values())
+    tensors, ends, reads = {t["name"] for t in told["tensors"]}, {}, []
+    for e in sorted((e for e in events if e["ph"] == "X"), key=lambda e: (e["tid"], e["ts"])):
+        assert e["ts"] >= ends.get(e["tid"], 0) - 0.01 and e["dur"] >= 0 and e["tid"] in tracks
+        ends[e["tid"]] = e["ts"] + e["dur"]
+        assert e["cat"] in ("read", "transform", "write", "wait") and e["args"].get("tensor") in {None, *tensors}
+        reads += [e["args"]["tile"]] if e["name"] == "read" else []
+    assert sorted(reads) == list(range(told["memory"]["tiles"]))
+    moved = {cat: sum(e["args"].get("bytes", 0) for e in events if e.get("cat") == cat) for cat in ("read", "write")}
+    assert moved["read"] == told["bytes"]["read"] and moved["write"] <= told["totals"]["written"]
+    assert {e["name"] for e in events if e.get("cat") == "wait"} == {"wait for room", "wait for a tile", "wait for a slab"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "report.json", "trace.json"]
+
+
+def test_trace_of_a_failed_export_leaves_the_old_one(weighbridge, model, tmp_path):
+    trace = tmp_path / "trace.json"
+    trace.write_text("an older one")
+    weighbridge.refuses("export", model, tmp_path / "out", "--trace", trace, "--io", "fault",
+                        env={"WEIGHBRIDGE_FAULT": "fail=3,error=5"})
+    assert trace.read_text() == "an older one" and [p.name for p in tmp_path.iterdir()] == ["trace.json"]
+
+
+def test_trace_needs_a_file_of_its_own(weighbridge, model, exported, tmp_path):
+    for options in (["--trace", "-"], ["--trace", tmp_path / "t", "--report", tmp_path / "t"],
+                    ["--trace", tmp_path / "none" / "t"], ["--trace", exported / "t"], ["--trace", model / "t"]):
+        said = weighbridge.refuses("export", model, exported, "--overwrite", *options)
+        assert f"--trace {options[1]}" in said and list(tmp_path.iterdir()) == []
+    said = weighbridge.refuses("export", model, tmp_path / "out", "--trace", "/dev/full")
+    assert "--trace /dev/full: No space left" in said and "only its trace" in said
+    assert (tmp_path / "out" / "model.onnx").exists()
 
 
 def test_report_that_cannot_be_written_stops_the_export_before_it_begins(weighbridge, model, exported, tmp_path):
