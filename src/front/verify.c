@@ -138,6 +138,9 @@ static int read_options(struct verify *v, struct err *e)
     v->repeat.draft = is_meta(v, "weighbridge.mode", "eagle3_draft");
     v->repeat.base_model = v->o->base_model;
     v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
+    v->repeat.eagle_draft = v->o->eagle_draft;
+    if (v->o->eagle_draft && !v->repeat.eagle_base)
+        return err_set(e, ERR_USAGE, "%s: is not the base of an EAGLE3 draft: leave --eagle-draft out", v->o->out);
     v->repeat.reduced_vocab = reduced_vocab(v);
     v->repeat.merge_lora = v->o->merge_lora;
     v->repeat.fp8_kv_cache = is_meta(v, "weighbridge.fp8_kv_cache", "1");
@@ -160,7 +163,8 @@ static void read_hints(struct verify *v, struct job_hints *h)
     int fd;
 
     *h = (struct job_hints){ 0 };
-    if (layers && sscanf(layers, "%u,%u,%u", &h->hidden[0], &h->hidden[1], &h->hidden[2]) == 3)
+    if (layers && !v->repeat.eagle_draft &&
+        sscanf(layers, "%u,%u,%u", &h->hidden[0], &h->hidden[1], &h->hidden[2]) == 3)
         h->has_hidden = true;
     if ((fd = file_open_read(path, &ignored)) < 0)
         return;

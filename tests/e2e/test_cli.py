@@ -25,7 +25,7 @@ OPTIONS = {
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
     "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report trace quiet verbose progress help",
     "inspect": "json help",
-    "verify": "chat-template reduced-vocab merge-lora base-model json quiet verbose progress help",
+    "verify": "chat-template reduced-vocab eagle-draft merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
     "lora process": "strict overwrite quiet verbose help",
     "lora merge": "strict overwrite memory threads quiet verbose progress help",

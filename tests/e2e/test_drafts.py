@@ -228,6 +228,11 @@ def test_the_draft_says_which_layers_it_reads(ids, expected, weighbridge, draft,
         return
     weighbridge.ok("export", base, tmp_path / "out", "--eagle-base", "--eagle-draft", draft.path)
     weighbridge.ok("verify", tmp_path / "out", base)
+    weighbridge.ok("verify", tmp_path / "out", base, "--eagle-draft", draft.path)
+    draft.config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": [1, 3, 5]}
+    draft.write()
+    r = weighbridge("verify", tmp_path / "out", base, "--eagle-draft", draft.path, "--json")
+    assert r.status == 1 and "eagle_layers" in r.stdout
     g = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
     cast = next(n for n in g.node if n.output[0] == "hidden_states")
     assert list(next(n for n in g.node if n.output[0] == cast.input[0]).input) == expected
@@ -237,6 +242,8 @@ def test_wrong_uses(weighbridge, draft, tmp_path):
     draft.write()
     base = checkpoints.make(tmp_path / "base", config={"num_hidden_layers": 4}).path
     weighbridge.refuses("export", base, tmp_path / "out", "--eagle-draft", draft.path, status=2)
+    weighbridge.ok("export", base, tmp_path / "plain", "-q", "--no-chat-template")
+    assert "not the base" in weighbridge.refuses("verify", tmp_path / "plain", base, "--eagle-draft", draft.path, status=2)
     assert "draft" in weighbridge.refuses("export-draft", base, tmp_path / "out")
 
 
