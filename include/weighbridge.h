@@ -11,7 +11,10 @@
  *     wb_free(report);
  *
  * Every call is self-contained: no global state, any number of threads may
- * call at once.  The library prints nothing and never exits.  Results are JSON
+ * call at once.  One thing is the process's: while weights stream, SIGBUS has a
+ * handler, because sources are mapped that may be cut short; what is not about
+ * them it passes on to the one that was there before, which is put back in the
+ * end (`io` "uring" or "pread" does without).  The library prints nothing and never exits.  Results are JSON
  * documents (UTF-8, the caller frees them with wb_free); their fields are
  * described in docs/json.md.  On failure (-1) no output directory has been
  * published, a complete older one stays as it was, and `err` holds the reason
@@ -79,7 +82,7 @@ struct wb_options {     /* zero: the default */
     struct wb_ranks *ranks; /* of wb_export: the processes that do it together; default: this one alone */
     uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB */
     unsigned threads;     /* workers; default: processors, at most 8 */
-    const char *io;       /* "auto" (default), "uring", "pread", "fault" */
+    const char *io;       /* "auto" (default), "uring", "mmap", "pread", "fault" */
     const char *device;   /* "cpu" (default) */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);

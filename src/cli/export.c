@@ -36,6 +36,29 @@ static void show_notes(const json_t *report)
         say_note("%s", view_text(note, "text", ""));
 }
 
+/* "3 shards mapped (cached)" */
+static void show_shards(const json_t *io)
+{
+    static const char *const ways[][2] = { { "mapped", "mapped" },
+                                           { "direct", "read with O_DIRECT" },
+                                           { "buffered", "read through the page cache" } };
+    const json_t *row;
+    char n[64];
+    size_t i;
+
+    json_array_foreach(json_object_get(io, "shards"), i, row)
+    {
+        const char *way = view_text(row, "way", "?");
+
+        for (size_t k = 0; k < sizeof ways / sizeof *ways; k++)
+            if (!strcmp(way, ways[k][0]))
+                way = ways[k][1];
+        say_note("%s %s (%s)", say_count(n, view_count(row, "shards"), "shard"), way, view_text(row, "why", "?"));
+    }
+    if (json_is_string(json_object_get(io, "refused")))
+        say_note("%s", view_text(io, "refused", ""));
+}
+
 static void show_stages(const json_t *report)
 {
     static const char *const stages[] = { "read", "transform", "write" };
@@ -51,9 +74,9 @@ static void show_stages(const json_t *report)
     }
     if (json_is_string(json_object_get(report, "limit")))
         say_note("the others waited for %s", view_text(report, "limit", "?"));
-    say_note("%" PRIu64 " workers, engine %s, reads %s the page cache, writes %s it", view_count(report, "threads"),
-             view_text(io, "engine", "?"), json_is_true(json_object_get(io, "direct_read")) ? "past" : "through",
-             json_is_true(json_object_get(io, "direct_write")) ? "past" : "through");
+    say_note("%" PRIu64 " workers, engine %s, writes %s the page cache", view_count(report, "threads"),
+             view_text(io, "engine", "?"), json_is_true(json_object_get(io, "direct_write")) ? "past" : "through");
+    show_shards(io);
 }
 
 static void show_archive(const json_t *archive)

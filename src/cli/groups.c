@@ -53,9 +53,11 @@ static const struct option_row run_rows[] = {
           "KB, MB, GB, TB: powers of 1000); at least 16M" },
     { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
       .least = 1, .most = 1024, .help = "threads that convert; reading and writing have one each besides" },
-    { "io", .kind = OPTION_CHOICE, AT(wb.io), .value = "auto|uring|pread|fault", .initial = "auto",
-      .help =
-          "how files are read and written; the output is the same. fault: with short and broken transfers, for tests" },
+    { "io", .kind = OPTION_CHOICE, AT(wb.io), .value = "auto|uring|mmap|pread|fault", .initial = "auto",
+      .help = "how files are read and written; the output is the same. auto: by io_uring, or pread where that is "
+              "forbidden, "
+              "and what the page cache holds is mapped; mmap: all sources are mapped; fault: with short and broken "
+              "transfers, for tests" },
     { "device", .kind = OPTION_TEXT, AT(wb.device), .value = "cpu|auto", .initial = "auto",
       .help = "where tensors are converted. auto: the best there is; in this build that is the CPU" },
     { 0 },

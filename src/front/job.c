@@ -10,14 +10,6 @@
 
 enum { THREADS_DEFAULT_MOST = 8, THREADS_MOST = 256 };
 
-static bool is_engine(const char *name)
-{
-    for (size_t i = 0; i < io_engines_n; i++)
-        if (!strcmp(io_engines[i]->name, name))
-            return true;
-    return !strcmp(name, "auto");
-}
-
 static int unknown_target(const char *target, struct err *e)
 {
     struct str known = { 0 };
@@ -69,8 +61,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
     if (o->device && strcmp(o->device, "cpu") && strcmp(o->device, "auto"))
         return err_set(e, ERR_DEVICE,
                        "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
-    if (o->io && !is_engine(o->io))
-        return err_set(e, ERR_USAGE, "--io %s is unknown: expected auto, uring or pread", o->io);
+    if (o->io && !io_known(o->io))
+        return err_set(e, ERR_USAGE, "--io %s is unknown: expected auto, uring, mmap or pread", o->io);
     if (zero_points(o->zero_points, &ignored, e))
         return -1;
     if (o->eagle_draft && !o->eagle_base)

@@ -290,6 +290,26 @@ static json_t *totals(const struct export_job *j, const struct export_result *r)
     return o;
 }
 
+/* How many shards were come by in which way, and why. */
+static json_t *shards(const struct run_result *r)
+{
+    json_t *a = json_array();
+
+    for (unsigned way = 0; way < IO_WAYS; way++)
+        for (unsigned why = 0; why < IO_WHYS; why++) {
+            json_t *o;
+
+            if (!r->shards[way][why])
+                continue;
+            o = json_object();
+            put_u64(o, "shards", r->shards[way][why]);
+            put_text(o, "way", io_way_names[way]);
+            put_text(o, "why", io_why_names[why]);
+            json_array_append_new(a, o);
+        }
+    return a;
+}
+
 json_t *report_export(const struct export_job *j, const struct export_result *r)
 {
     json_t *o = document(j, &r->run), *stages = json_object(), *io = json_object(), *resumed = json_object();
@@ -304,6 +324,8 @@ json_t *report_export(const struct export_job *j, const struct export_result *r)
     put_text(io, "engine", r->run.engine);
     put(io, "direct_read", json_boolean(r->run.direct_read));
     put(io, "direct_write", json_boolean(r->run.direct_write));
+    put(io, "shards", shards(&r->run));
+    put_text(io, "refused", r->run.refused.kind ? r->run.refused.msg : NULL);
     put(o, "io", io);
     put_u64(o, "threads", j->budget.threads);
     if (r->archive)

@@ -59,7 +59,8 @@ void file_write_out(int fd, uint64_t off, uint64_t bytes);
 /* Behind a read: these pages will not be wanted again. */
 void file_forget(int fd, uint64_t off, uint64_t bytes);
 
-/* Share (0..1) of a file's pages in the page cache; -1 when the kernel cannot tell. */
+/* Share (0..1) of pages in the page cache, of a file or a piece of it; -1 when the kernel does not tell. */
 double file_cached(int fd, uint64_t bytes);
+double file_cached_piece(int fd, uint64_t off, uint64_t bytes);
 
 #endif

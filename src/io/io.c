@@ -15,17 +15,17 @@ enum { STALLS_MAX = 10000 };
 
 static int open_auto(struct io *io, unsigned depth, struct err *e)
 {
-    struct err why = { 0 };
-
     for (size_t i = 0; i < io_engines_n; i++) {
+        struct err why = { 0 };
+
         if (io_engines[i]->test_only)
             continue;
         io->engine = io_engines[i];
-        why = (struct err){ 0 };
         if ((io->self = io->engine->open(depth, &why)))
             return 0;
+        io->refused = why;
     }
-    return err_set(e, why.kind, "%s", why.msg);
+    return err_set(e, io->refused.kind, "%s", io->refused.msg);
 }
 
 static int unknown_engine(const char *name, struct err *e)
@@ -34,7 +34,7 @@ static int unknown_engine(const char *name, struct err *e)
 
     for (size_t i = 0; i < io_engines_n; i++)
         str_addf(&known, ", %s", io_engines[i]->name);
-    err_set(e, ERR_USAGE, "I/O engine \"%s\" is unknown: choose one of auto%s", name, str_text(&known));
+    err_set(e, ERR_USAGE, "I/O engine \"%s\" is unknown: choose one of auto, mmap%s", name, str_text(&known));
     str_release(&known);
     return -1;
 }
@@ -42,7 +42,7 @@ static int unknown_engine(const char *name, struct err *e)
 int io_open(struct io *io, const char *name, unsigned depth, struct err *e)
 {
     *io = (struct io){ 0 };
-    if (!strcmp(name, "auto"))
+    if (io_maps(name))
         return open_auto(io, depth, e);
     for (size_t i = 0; i < io_engines_n; i++) {
         if (strcmp(name, io_engines[i]->name))
@@ -52,6 +52,16 @@ int io_open(struct io *io, const char *name, unsigned depth, struct err *e)
         return io->self ? 0 : -1;
     }
     return unknown_engine(name, e);
+}
+
+bool io_maps(const char *name) { return !strcmp(name, "auto") || !strcmp(name, "mmap"); }
+
+bool io_known(const char *name)
+{
+    for (size_t i = 0; i < io_engines_n; i++)
+        if (!strcmp(io_engines[i]->name, name))
+            return true;
+    return io_maps(name);
 }
 
 void io_close(struct io *io)

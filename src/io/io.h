@@ -51,13 +51,17 @@ extern const struct io_engine engine_uring, engine_pread, engine_fault;
 struct io {
     const struct io_engine *engine;
     void *self;
+    struct err refused; /* why a better one did not open */
 };
 
-/* `name`: an engine, or "auto" for the first one that opens. */
+/* `name`: an engine, or "auto" for the first one that opens; "mmap" is "auto" for what is not mapped (io/way.h). */
 int io_open(struct io *io, const char *name, unsigned depth, struct err *e);
 void io_submit(struct io *io, struct io_op *op);
 struct io_op *io_wait(struct io *io, struct err *e); /* a whole op; NULL: one failed */
 void io_close(struct io *io);                        /* safe on a zeroed struct */
+
+bool io_known(const char *name);
+bool io_maps(const char *name); /* files may be mapped: no engine was chosen */
 
 /* File descriptors for reading and writing at offsets; -1 and a message on failure. */
 int io_open_read(const char *path, struct err *e);

@@ -56,7 +56,7 @@ static unsigned threads_n(const struct run *r, const struct run_options *o)
     return workers_of(o) + 2 + (r->journal != NULL);
 }
 
-/* Signals are for the caller's threads: ours begin with all of them blocked. */
+/* Signals are for the caller's threads: ours begin with all of them blocked, but the one that io/map.h answers. */
 static int threads_start(struct run *r, pthread_t *thread, unsigned *started, unsigned n, struct err *e)
 {
     void *(*const first[])(void *) = { reader_main, writer_main, r->journal ? recorder_main : worker_main };
@@ -64,6 +64,7 @@ static int threads_start(struct run *r, pthread_t *thread, unsigned *started, un
     int ret = 0;
 
     sigfillset(&all);
+    sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (*started = 0; !ret && *started < n;) {
         void *(*role)(void *) = *started < 3 ? first[*started] : worker_main;
@@ -217,12 +218,17 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
         io_open(&run.out, o->io, WRITE_DEPTH, e) || outputs_create(&run, dir_fd, dir, e))
         goto out;
     r->engine = run.in.engine->name;
+    r->refused = run.in.refused;
+    run.guarded = io_maps(o->io) && io_guard();
+    run.only_map = !strcmp(o->io, "mmap");
     ret = move(&run, o, e);
 out:
     ret = adapter_close_file(&run, ret, e);
     outputs_close(&run);
     io_close(&run.in);
     io_close(&run.out);
+    if (run.guarded)
+        io_unguard();
     ring_release(&run.ring);
     trace_end(&run.trace);
     locks_release(&run);

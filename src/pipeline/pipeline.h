@@ -6,6 +6,7 @@
  * alone: not on engine, threads, budget or timing. */
 #ifndef PIPELINE_PIPELINE_H
 #define PIPELINE_PIPELINE_H
+#include "io/way.h"
 #include "pipeline/meter.h"
 #include "pipeline/plan.h"
 
@@ -19,7 +20,7 @@ struct run_progress {
 struct journal;
 
 struct run_options {
-    const char *io;          /* engine or "auto" */
+    const char *io;          /* as io_open takes it */
     unsigned threads;        /* workers, at least 1 */
     bool joint;              /* the data files are there: several processes fill them, each by a plan of its own */
     struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
@@ -44,8 +45,11 @@ struct run_result {
     enum stage limit;         /* that the others waited for; STAGES: none */
     struct sample *series;    /* how it went */
     size_t series_n;
-    uint64_t buffers;               /* bytes of buffers allocated: at most the plan's budget */
-    const char *engine;             /* that was used */
+    uint64_t buffers;                  /* bytes of buffers allocated: at most the plan's budget */
+    const char *engine;                /* that was used for what is not mapped */
+    struct err refused;                /* why not a better one; kind ERR_NONE: there is none */
+    unsigned shards[IO_WAYS][IO_WHYS]; /* how they were read */
+
     bool direct_read, direct_write; /* for at least one file */
 };
 

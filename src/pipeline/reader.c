@@ -1,31 +1,33 @@
 /* reader.c - tiles from the shards of the checkpoint into the ring, several reads at once.
  *
- * A shard that the page cache mostly holds is read from there; any other by
- * O_DIRECT, rounded out to blocks, which leaves the cache alone; and where the
- * file system knows no O_DIRECT, through the cache, from which it is dropped again.
+ * Shard by shard it is chosen how (io/way.h): what the page cache holds is mapped,
+ * and a tile's source is the cache itself; what it does not hold is read by
+ * O_DIRECT, rounded out to blocks, which leaves the cache alone; the rest is read
+ * through the cache.  What came into the cache by us is dropped behind us.
  * A tile of gathered rows takes one read for each run of neighbours, a tile of
  * parts one for each run of a part; these come through the cache always, as runs
  * share blocks.
+ * A mapped tile is given back when its slot comes round again, or in the end.
  * A shard is opened for its first tile and closed after its last, so that
  * hundreds of them need only a few descriptors. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include "base/arena.h"
+#include "io/cached.h"
 #include "io/file.h"
+#include "io/way.h"
 #include "pipeline/run.h"
-
-#define CACHED_ENOUGH 0.5 /* of a shard: reading it from the cache is ten times as fast as from the disk */
 
 struct shard {
     int fd;
     int rows_fd;    /* the same file for gathered rows and parts, never direct; -1: none were read yet */
     int aside_fd;   /* the same file for parts of tiles of other files; -1: none is wanted now */
     uint64_t aside; /* reads of it that are in flight or have not begun */
-    unsigned reads; /* in flight, of tiles of this file */
-    bool direct;
-    bool drop;   /* from the page cache, behind us */
-    bool cached; /* mostly, before we came */
+    unsigned reads; /* in flight, mapped tiles among them */
+    struct io_choice how;
+    bool direct;             /* fd reads past the cache now */
+    struct io_cached before; /* bytes 0: was not looked at yet */
 };
 
 struct piece { /* of a tile: one read */
@@ -40,6 +42,7 @@ struct reader {
     struct shard *shard;    /* of ckpt.file */
     unsigned current;       /* shard of the newest tile */
     bool any;               /* there is a current shard */
+    bool refused;           /* a direct read, by a file system that takes the flag */
     struct tile_slot *tile; /* whose pieces have not all begun; NULL: none */
     uint64_t row;           /* the first of them, where they are gathered, or the first run of a part: */
     unsigned part;
@@ -71,15 +74,46 @@ int source_open(const struct ckpt_file *f, struct err *e)
     return -1;
 }
 
-static int shard_open(struct shard *s, const struct ckpt_file *f, struct err *e)
+static void look(struct shard *s, int fd, const struct ckpt_file *f)
+{
+    if (!s->before.bytes)
+        io_cached_look(&s->before, fd, f->id.bytes);
+}
+
+static void choose(struct reader *r, struct shard *s)
+{
+    struct io_facts facts = {
+        .can_map = r->run->guarded, .only_map = r->run->only_map, .fs = io_fs(s->fd), .cached = s->before.share
+    };
+
+    facts.direct = !r->refused && io_direct(s->fd, true);
+    s->how = io_choose(&facts);
+    s->direct = s->how.way == IO_DIRECT;
+    if (facts.direct && !s->direct)
+        io_direct(s->fd, false);
+    r->run->result->shards[s->how.way][s->how.why]++;
+}
+
+/* It took the flag, but not the read: this shard goes on through the cache, and others do not try. */
+static void direct_refused(struct reader *r, struct shard *s)
+{
+    unsigned(*shards)[IO_WHYS] = r->run->result->shards;
+
+    shards[s->how.way][s->how.why]--;
+    s->how = (struct io_choice){ IO_BUFFERED, IO_NO_DIRECT };
+    shards[s->how.way][s->how.why]++;
+    s->direct = false;
+    r->refused = true;
+}
+
+static int shard_open(struct reader *r, struct shard *s, const struct ckpt_file *f, struct err *e)
 {
     s->rows_fd = -1;
     s->fd = source_open(f, e);
     if (s->fd < 0)
         return -1;
-    s->cached = file_cached(s->fd, f->id.bytes) >= CACHED_ENOUGH;
-    s->direct = !s->cached && io_direct(s->fd, true);
-    s->drop = !s->cached && !s->direct;
+    look(s, s->fd, f);
+    choose(r, s);
     if (!s->direct)
         posix_fadvise(s->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     return 0;
@@ -97,17 +131,25 @@ static int shard_open_rows(struct shard *s, const struct ckpt_file *f, struct er
     return 0;
 }
 
+/* Pages that tiles or rows share are dropped now; a direct read has brought none. */
 static int shard_close(struct shard *s, const struct ckpt_file *f, struct err *e)
 {
     int ret = source_check(s->fd, f, "while it was being read", e);
 
+    if (s->how.way != IO_DIRECT || s->rows_fd >= 0)
+        io_cached_drop(&s->before, s->fd, 0, f->id.bytes);
     close(s->fd);
-    if (s->rows_fd < 0)
-        return ret;
-    if (!s->cached)
-        posix_fadvise(s->rows_fd, 0, 0, POSIX_FADV_DONTNEED);
-    close(s->rows_fd);
+    if (s->rows_fd >= 0)
+        close(s->rows_fd);
     return ret;
+}
+
+/* One read of it is over, or a mapped tile: it is closed with the last, unless more tiles may come. */
+static int shard_leave(struct reader *r, unsigned file, struct err *e)
+{
+    struct shard *s = &r->shard[file];
+
+    return !--s->reads && !(r->any && file == r->current) ? shard_close(s, &r->run->plan->ckpt->file[file], e) : 0;
 }
 
 /* Makes `file` the current shard. The one before it is closed now, or with its last read. */
@@ -122,7 +164,7 @@ static int shard_turn(struct reader *r, unsigned file, struct err *e)
     r->any = false;
     if (had && !r->shard[before].reads && shard_close(&r->shard[before], &files[before], e))
         return -1;
-    if (shard_open(&r->shard[file], &files[file], e))
+    if (shard_open(r, &r->shard[file], &files[file], e))
         return -1;
     r->current = file;
     r->any = true;
@@ -152,10 +194,12 @@ static void read_ahead(int fd, const struct part_plan *part)
 /* Small tensors of a linear may have come to another shard than its weights. */
 static int aside_open(struct reader *r, const struct part_plan *part, struct err *e)
 {
+    const struct ckpt_file *file = &r->run->plan->ckpt->file[part->file];
     struct shard *s = &r->shard[part->file];
 
-    if (s->aside_fd < 0 && (s->aside_fd = source_open(&r->run->plan->ckpt->file[part->file], e)) < 0)
+    if (s->aside_fd < 0 && (s->aside_fd = source_open(file, e)) < 0)
         return -1;
+    look(s, s->aside_fd, file);
     s->aside += part->runs;
     return 0;
 }
@@ -165,6 +209,7 @@ static int aside_close(struct reader *r, struct shard *s, struct err *e)
     const struct ckpt_file *file = &r->run->plan->ckpt->file[s - r->shard];
     int ret = source_check(s->aside_fd, file, "while it was being read", e);
 
+    io_cached_drop(&s->before, s->aside_fd, 0, file->id.bytes);
     close(s->aside_fd);
     s->aside_fd = -1;
     return ret;
@@ -182,16 +227,60 @@ static int parts_begin(struct reader *r, const struct tile_plan *tile, struct er
     return 0;
 }
 
+static void tile_trace(const struct reader *r, const struct tile_slot *t)
+{
+    if (r->trace)
+        trace_put(r->trace, &(struct trace_event){ .track = TRACK_READS + (unsigned)(t - r->run->ring.slot),
+                                                   .name = "read",
+                                                   .kind = "read",
+                                                   .begin = t->begin,
+                                                   .end = clock_wall(),
+                                                   .tensor = run_tile_tensor(r->run, t->tile),
+                                                   .tile = t->tile,
+                                                   .bytes = r->run->plan->tile[t->tile].bytes });
+}
+
+/* What was mapped in this slot has been transformed. */
+static int unmap(struct reader *r, struct tile_slot *t, struct err *e)
+{
+    struct io_map m = t->map;
+
+    if (!m.base)
+        return 0;
+    io_unmap(&t->map);
+    io_cached_drop(&r->shard[t->map_file].before, m.fd, m.off, m.bytes);
+    return shard_leave(r, t->map_file, e);
+}
+
+/* False: it has to be read. */
+static bool map(struct reader *r, struct tile_slot *t, const struct tile_plan *tile)
+{
+    struct shard *s = &r->shard[tile->file];
+
+    if (s->how.way != IO_MAPPED || scattered(tile) || !io_map(&t->map, s->fd, tile->off, tile->bytes))
+        return false;
+    t->map_file = tile->file;
+    t->src = t->map.at;
+    s->reads++;
+    r->run->result->read += tile->bytes;
+    atomic_fetch_add(&r->run->read, tile->bytes);
+    tile_trace(r, t);
+    ring_loaded(&r->run->ring, t);
+    return true;
+}
+
 static int tile_begin(struct reader *r, struct tile_slot *t, struct err *e)
 {
     const struct tile_plan *tile = &r->run->plan->tile[t->tile];
 
-    if (shard_turn(r, tile->file, e) ||
+    if (unmap(r, t, e) || shard_turn(r, tile->file, e) ||
         (scattered(tile) && shard_open_rows(&r->shard[tile->file], &r->run->plan->ckpt->file[tile->file], e)) ||
         parts_begin(r, tile, e))
         return -1;
-    t->left = tile->bytes;
     t->begin = trace_now(r->trace);
+    if (map(r, t, tile))
+        return 0;
+    t->left = tile->bytes;
     t->src = t->buf;
     r->tile = t;
     r->row = 0;
@@ -282,19 +371,6 @@ static void piece_start(struct reader *r)
     io_submit(&r->run->in, &p->op);
 }
 
-static void tile_trace(const struct reader *r, const struct tile_slot *t)
-{
-    if (r->trace)
-        trace_put(r->trace, &(struct trace_event){ .track = TRACK_READS + (unsigned)(t - r->run->ring.slot),
-                                                   .name = "read",
-                                                   .kind = "read",
-                                                   .begin = t->begin,
-                                                   .end = clock_wall(),
-                                                   .tensor = run_tile_tensor(r->run, t->tile),
-                                                   .tile = t->tile,
-                                                   .bytes = r->run->plan->tile[t->tile].bytes });
-}
-
 static int piece_end(struct reader *r, struct io_op *op, struct err *e)
 {
     struct piece *p = op->user;
@@ -304,9 +380,10 @@ static int piece_end(struct reader *r, struct io_op *op, struct err *e)
     r->idle[r->idle_n++] = p;
     r->run->result->read += op->done;
     r->run->result->direct_read |= op->direct;
-    s->direct &= op->direct || scattered(tile);
-    if (s->drop && !scattered(tile))
-        posix_fadvise(s->fd, (off_t)op->off, (off_t)op->len, POSIX_FADV_DONTNEED);
+    if (s->direct && !op->direct && !scattered(tile))
+        direct_refused(r, s);
+    if (!s->direct && !scattered(tile))
+        io_cached_drop(&s->before, s->fd, op->off, op->len);
     atomic_fetch_add(&r->run->read, p->bytes);
     p->tile->left -= p->bytes;
     if (!p->tile->left) {
@@ -315,9 +392,17 @@ static int piece_end(struct reader *r, struct io_op *op, struct err *e)
     }
     if (p->aside && !--p->aside->aside && aside_close(r, p->aside, e))
         return -1;
-    if (!--s->reads && !(r->any && tile->file == r->current))
-        return shard_close(s, &r->run->plan->ckpt->file[tile->file], e);
-    return 0;
+    return shard_leave(r, tile->file, e);
+}
+
+static int unmap_all(struct reader *r, struct err *e)
+{
+    int ret = 0;
+
+    ring_settle(&r->run->ring);
+    for (unsigned i = 0; i < r->run->plan->tile_slots; i++)
+        ret |= unmap(r, &r->run->ring.slot[i], e);
+    return ret;
 }
 
 /* Reads in flight are the engine's to finish; so this comes after io_close. */
@@ -332,19 +417,27 @@ static int shards_close(struct reader *r, struct err *e)
     for (size_t i = 0; i < r->run->plan->ckpt->files_n; i++)
         if (r->shard[i].aside_fd >= 0)
             ret |= aside_close(r, &r->shard[i], e);
+    for (size_t i = 0; i < r->run->plan->ckpt->files_n; i++)
+        io_cached_release(&r->shard[i].before);
     return ret;
 }
 
-/* The next tile, whose pieces are to be started; none now, or no more: r->tile stays NULL. */
+/* The next tile whose pieces are to be started, mapped ones aside; none now, or no more: r->tile stays NULL. */
 static int tile_next(struct reader *r, struct err *e)
 {
-    bool wait = r->idle_n == READ_DEPTH; /* nothing in flight */
-    double begin = trace_now(r->trace);
-    struct tile_slot *t = ring_to_read(&r->run->ring, wait);
+    while (!r->tile) {
+        bool wait = r->idle_n == READ_DEPTH; /* nothing in flight */
+        double begin = trace_now(r->trace);
+        struct tile_slot *t = ring_to_read(&r->run->ring, wait);
 
-    if (wait)
-        trace_event(r->trace, TRACK_READER, "wait", "wait for room", begin);
-    return t ? tile_begin(r, t, e) : 0;
+        if (wait)
+            trace_event(r->trace, TRACK_READER, "wait", "wait for room", begin);
+        if (!t)
+            return 0;
+        if (tile_begin(r, t, e))
+            return -1;
+    }
+    return 0;
 }
 
 static int read_all(struct reader *r, struct err *e)
@@ -383,8 +476,10 @@ void *reader_main(void *arg)
         r.idle[r.idle_n] = &r.piece[r.idle_n];
         r.idle_n++;
     }
-    read_all(&r, &e);
+    if (read_all(&r, &e))
+        ring_fail(&run->ring, &e);
     io_close(&run->in);
+    unmap_all(&r, &e);
     shards_close(&r, &e);
     free(r.shard);
     trace_release(r.trace);

@@ -366,6 +366,22 @@ void ring_fail(struct ring *r, const struct err *e)
     unlock_changed(r);
 }
 
+static bool in_use(const struct ring *r)
+{
+    for (unsigned i = 0; i < r->plan->tile_slots; i++)
+        if (r->slot[i].state == SLOT_BUSY || (r->slot[i].state == SLOT_LOADED && !r->stop))
+            return true;
+    return false;
+}
+
+void ring_settle(struct ring *r)
+{
+    pthread_mutex_lock(&r->lock);
+    while (in_use(r))
+        pthread_cond_wait(&r->changed, &r->lock); /* a reader that has ended waits already */
+    pthread_mutex_unlock(&r->lock);
+}
+
 bool ring_stopped(struct ring *r)
 {
     bool stop;

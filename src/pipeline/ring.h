@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "io/map.h"
 #include "pipeline/meter.h"
 #include "pipeline/plan.h"
 
@@ -38,6 +39,8 @@ struct tile_slot {
     const unsigned char *src; /* the tile's first byte: set by the reader */
     size_t left;              /* bytes that are not read yet: the reader's, as is */
     double begin;             /* when it began, for the trace */
+    struct io_map map;        /* where src is no part of buf: the reader's, who takes it away when the slot is free */
+    unsigned map_file;        /* of the checkpoint */
 };
 
 struct slab_state {
@@ -85,6 +88,7 @@ void ring_written(struct ring *r, uint64_t slab);
 
 void ring_fail(struct ring *r, const struct err *e); /* ends all stages */
 bool ring_stopped(struct ring *r);
+void ring_settle(struct ring *r); /* waits until no loaded tile is in use, or will be */
 
 /* Seconds that each stage has waited for the others so far, over all its threads; a reader or worker that has ended
  * waits on. */

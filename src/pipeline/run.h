@@ -24,6 +24,7 @@ struct run {
     atomic_uint worker;          /* the next one's number */
     struct io in, out;           /* the reader's engine and the writer's */
     bool joint;                  /* the data files are there */
+    bool guarded, only_map;      /* pieces of sources may be mapped; must be, where they can */
     struct out_file *file;       /* of the layout */
     atomic_ullong read, written; /* bytes, for progress */
     pthread_mutex_t lock;

@@ -67,7 +67,7 @@ static int tile_do(struct worker *w, const struct tile_slot *t, struct err *e)
         job_trace(w, t->tile, &r->plan->job[j], begin);
         count(r, &r->plan->job[j], &c);
     }
-    return 0;
+    return t->map.base ? io_map_check(&t->map, r->plan->ckpt->file[tile->file].path, e) : 0;
 }
 
 static struct tile_slot *tile_next(const struct worker *w)

@@ -51,7 +51,8 @@ static int output_create(struct run *r, unsigned i, int dir_fd, struct err *e)
     const struct data_file *d = &r->plan->layout->file[i];
     struct out_file *f = &r->file[i];
 
-    f->fd = (r->joint || (r->journal && r->journal->finished_n) ? io_go_on : io_create)(dir_fd, d->name, f->shown, d->bytes, e);
+    f->fd = (r->joint || (r->journal && r->journal->finished_n) ? io_go_on : io_create)(dir_fd, d->name, f->shown,
+                                                                                        d->bytes, e);
     if (f->fd < 0 || file_pwrite(f->fd, f->shown, d->head, d->head_bytes, 0, e))
         return -1;
     r->result->written += d->head_bytes;

@@ -88,7 +88,7 @@ def named(weighbridge, tmp_path):
     ("export m o --memory 99999999999G", "too much"),
     ("export m o --threads 0", "--threads 0 is too little"),
     ("export m o --threads=-2", "--threads '-2' is not a whole number"),
-    ("export m o --io mmap", "--io 'mmap' is not one of auto|uring|pread|fault"),
+    ("export m o --io mmapped", "--io 'mmapped' is not one of auto|uring|mmap|pread|fault"),
     ("export m o --device tpu", "--device 'tpu' is not one of cpu|auto"),
     ("export m o --progress maybe", "--progress 'maybe' is not one of auto|always|never"),
     ("export m o --strict=yes", "--strict takes no value"),

@@ -366,7 +366,7 @@ static void engines_are_chosen_by_name(void **state)
     io_close(&io);
     assert_int_equal(io_open(&io, "magic", 8, &e), -1);
     assert_int_equal(e.kind, ERR_USAGE);
-    assert_non_null(strstr(e.msg, "\"magic\" is unknown: choose one of auto, uring, pread, fault"));
+    assert_non_null(strstr(e.msg, "\"magic\" is unknown: choose one of auto, mmap, uring, pread, fault"));
 }
 
 /* As container profiles do it. */

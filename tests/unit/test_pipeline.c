@@ -180,6 +180,15 @@ static bool have(const char *engine)
     return can;
 }
 
+static unsigned shards_of(const struct run_result *r, enum io_way way)
+{
+    unsigned n = 0;
+
+    for (unsigned why = 0; why < IO_WHYS; why++)
+        n += r->shards[way][why];
+    return n;
+}
+
 /* In all setups; returns how many tensors left in row panels, over all of them. */
 static uint64_t same_in_all(struct made *m, const uint64_t *memory, size_t memories)
 {
@@ -189,9 +198,11 @@ static uint64_t same_in_all(struct made *m, const uint64_t *memory, size_t memor
 
     write_shards(m);
     want_make(&w, m);
-    for (size_t i = 0; i < io_engines_n; i++)
+    for (size_t i = 0; i <= io_engines_n; i++)
         for (size_t k = 0; k < memories * 3; k++) {
-            struct setup s = { .io = io_engines[i]->name, .threads = threads[k % 3], .memory = memory[k / 3] };
+            struct setup s = { .io = i < io_engines_n ? io_engines[i]->name : "mmap",
+                               .threads = threads[k % 3],
+                               .memory = memory[k / 3] };
             struct run_result r;
             struct err e = { 0 };
             struct plan p;
@@ -202,7 +213,9 @@ static uint64_t same_in_all(struct made *m, const uint64_t *memory, size_t memor
             if (run(m, &s, &r, &p, &e))
                 fail_msg("%s: %s", s.io, e.msg);
             outputs_are(m, &w, &r);
-            assert_string_equal(r.engine, s.io);
+            if (i < io_engines_n)
+                assert_string_equal(r.engine, s.io);
+            assert_int_equal(shards_of(&r, IO_MAPPED) > 0, i == io_engines_n);
             assert_true(r.buffers <= s.memory && r.read >= p.to_read && r.written >= p.to_write && r.wall > 0);
             remove_outputs(m);
             paneled += p.paneled;
@@ -346,6 +359,8 @@ static void cold_and_cached_shards(void **state)
         assert_int_equal(run(&m, &s, &r, &p, &e), 0);
         outputs_are(&m, &w, &r);
         assert_int_equal(r.direct_read, dropped && direct);
+        assert_int_equal(r.shards[IO_DIRECT][IO_NOT_CACHED], dropped && direct ? m.ckpt.files_n : 0);
+        assert_int_equal(shards_of(&r, IO_MAPPED), dropped ? 0 : m.ckpt.files_n);
         assert_int_equal(r.direct_write, direct);
         remove_outputs(&m);
     }
@@ -547,6 +562,43 @@ static void a_source_that_changes_meanwhile_is_refused(void **state)
     made_release(&m);
 }
 
+/* The shard is there and mapped when its first tile is transformed; then it loses its end. */
+static void cut_and_do_nothing(struct job *j)
+{
+    if (truncate(touched, 100000))
+        abort();
+    for (size_t i = 0; i < j->rows * j->cols * 2; i++)
+        if (((const volatile unsigned char *)j->src)[i] == 255)
+            j->counters.nan++;
+    j->counters = (struct counters){ 0 };
+}
+
+static void transforms_cut(struct plan *p)
+{
+    static const struct transform cut = { .name = "cut", .ref = cut_and_do_nothing };
+
+    for (uint64_t j = 0; j < p->jobs_n; j++)
+        p->job[j].transform = &cut;
+}
+
+static void a_mapped_source_that_loses_its_end_is_refused(void **state)
+{
+    (void)state;
+    for (unsigned threads = 1; threads < 4; threads++) {
+        struct setup s = { .io = "mmap", .threads = threads, .memory = 2 << 20, .change = transforms_cut };
+        struct made m;
+
+        made_init(&m, 1);
+        made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 20000, 100, 0), true);
+        made_size(&m);
+        write_shards(&m);
+        touched = m.shard[0].path;
+        refused(&m, &s, ERR_FORMAT, "model-00000.safetensors: ");
+        remove_shards(&m);
+        made_release(&m);
+    }
+}
+
 static void outputs_that_cannot_be_made_are_refused(void **state)
 {
     static const struct setup s = { .io = "auto", .threads = 1, .memory = 2 << 20 };
@@ -680,6 +732,7 @@ int main(void)
         cmocka_unit_test(every_interrupted_op_goes_on),
         cmocka_unit_test(a_source_that_has_changed_is_refused),
         cmocka_unit_test(a_source_that_changes_meanwhile_is_refused),
+        cmocka_unit_test(a_mapped_source_that_loses_its_end_is_refused),
         cmocka_unit_test(outputs_that_cannot_be_made_are_refused),
         cmocka_unit_test(the_caller_can_stop_it),
         cmocka_unit_test(progress_ends_at_the_end_and_at_once),
