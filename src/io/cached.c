@@ -26,7 +26,7 @@ void io_cached_drop(const struct io_cached *c, int fd, uint64_t off, uint64_t by
 {
     uint64_t end = off + bytes < c->bytes ? off + bytes : c->bytes;
 
-    if (!c->piece && c->share)
+    if (!c->piece && c->share != 0)
         return;
     while (off < end) {
         uint64_t stop = (off / PIECE + 1) * PIECE;
