@@ -1,4 +1,5 @@
-/* file_system.c - loaded in front of libc (LD_PRELOAD): files lie on a file system of the type in FILE_SYSTEM (hexadecimal). */
+/* file_system.c - loaded in front of libc (LD_PRELOAD): files lie on a file system of the type in FILE_SYSTEM
+ * (hexadecimal). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* syscalls.c - loaded in front of libc (LD_PRELOAD): what happens when the n-th call that changes the file system is the
- * last one, or fails.
+/* syscalls.c - loaded in front of libc (LD_PRELOAD): what happens when the n-th call that changes the file system is
+ * the last one, or fails.
  *
  *   SYSCALLS=count              says at the end how many there were
  *   SYSCALLS=kill=17            the process is killed by the 17th; of a write the first half is done
