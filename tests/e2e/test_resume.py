@@ -421,7 +421,7 @@ def test_a_disk_that_fills_up(weighbridge_release, syscalls, tmp_path, small_dis
 def test_room_that_an_earlier_run_holds_counts(weighbridge_release, model, small_disk):
     """Neither --resume nor a new beginning needs room for what stands in OUT.partial a second time."""
     place, grow = small_disk
-    grow(6)
+    grow(1)
     for how in ([], ["--resume"]):
         broken(weighbridge_release, model, place / "out")
         weighbridge_release.ok("export", model, place / "out", *QUICK, *how)
