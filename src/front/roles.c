@@ -157,16 +157,18 @@ static int assign_input(struct walk *w, const Onnx__NodeProto *n, size_t i, cons
     return init ? assign(w, init, module, kind) : lost(w, value, "a constant of a 4-bit linear");
 }
 
-/* MatMul(Cast(ReduceSum(Reshape(Cast(x)))), zeros). */
+/* Cast(MatMul(ReduceSum(Reshape(Cast(x))), Cast(zeros))). */
 static int added_zeros(struct walk *w, const char *value, const char *module, const char *x)
 {
-    const Onnx__NodeProto *mul = node_of(w, value, "MatMul");
-    const char *sums = before(w, input(mul, 0), "Cast");
-    const char *from = before(w, before(w, before(w, sums, "ReduceSum"), "Reshape"), "Cast");
+    const Onnx__NodeProto *mul = node_of(w, before(w, value, "Cast"), "MatMul");
+    const char *from = before(w, before(w, before(w, input(mul, 0), "ReduceSum"), "Reshape"), "Cast");
 
     if (!from)
         return lost(w, value, "sums of blocks times a constant");
-    return assign_input(w, mul, 1, module, ROLE_ZEROS) || same(w, from, x, "the sum of blocks") ? -1 : 0;
+    return assign_input(w, node_of(w, input(mul, 1), "Cast"), 0, module, ROLE_ZEROS) ||
+                   same(w, from, x, "the sum of blocks")
+               ? -1
+               : 0;
 }
 
 /* The plugin over x or over Gather(x, order); gives x. */

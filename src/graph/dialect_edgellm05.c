@@ -106,26 +106,27 @@ static const char *weight_name(struct decoder *w, const char *module, const char
     return arena_printf(w->g->arena, "%s%s.%s", head ? "" : w->weights, module, what);
 }
 
-/* What the plugin cannot subtract, as it takes every zero point for 8: sums of the inputs of each group, in fp32, times
- * (8 - zero) * scale. */
+/* What the plugin cannot subtract, as it takes every zero point for 8: sums of the inputs of each group times
+ * (8 - zero) * scale.  In fp32: sums of many inputs need not fit fp16, and only the result is rounded. */
 static struct value *zeros(struct decoder *w, struct scope *s, const char *name, const struct int4 *q,
                            const struct value *x, const struct value *y)
 {
     int64_t groups = (int64_t)(q->in / q->group), split[] = { 0, 0, groups, (int64_t)q->group };
-    const struct value *x32 = cast(s, x, DT_F32), *shape = const_i64s(s, split, 4), *axis, *sums;
-    struct value *blocks = binary(s, "Reshape", x32, shape, x32), *sum, *more;
+    const struct value *x32 = cast(s, x, DT_F32), *shape = const_i64s(s, split, 4), *axis, *worth;
+    struct value *blocks = binary(s, "Reshape", x32, shape, x32), *sums, *more;
 
     blocks->rank = 4;
     blocks->dim[2] = DIM((uint64_t)groups);
     blocks->dim[3] = DIM(q->group);
     node_attr_int(w->g, "allowzero", 0);
     axis = const_i64s(s, (const int64_t[]){ -1 }, 1);
-    sum = binary(s, "ReduceSum", blocks, axis, blocks);
-    sum->rank = 3;
+    sums = binary(s, "ReduceSum", blocks, axis, blocks);
+    sums->rank = 3;
     node_attr_int(w->g, "keepdims", 0);
-    sums = cast(s, sum, DT_F16);
-    more = binary(s, "MatMul", sums, decoder_constant(w, name, recipe_zeros(w->g->arena, q)), y);
-    return binary(s, "Add", y, more, y);
+    worth = cast(s, decoder_constant(w, name, recipe_zeros(w->g->arena, q)), DT_F32);
+    more = binary(s, "MatMul", sums, worth, y);
+    more->dtype = DT_F32;
+    return binary(s, "Add", y, cast(s, more, DT_F16), y);
 }
 
 /* Int4GroupwiseGemmPlugin; behind a Gather where inputs come in another order.  Names as the exporter's wrapper for

@@ -340,12 +340,14 @@ class Export:
         return [n for n in self.graph.node if value in n.input]
 
     def correction(self, module):
-        """The MatMul with a constant whose product is added to the plugin's output, and the sum."""
+        """The name of the constant that sums of blocks are multiplied with, in fp32, to be added to the plugin's output; and
+        the sum."""
         for add in self.consumers(self.plugins[module].output[0]):
             for value in add.input if add.op_type == "Add" else []:
-                matmul = self.maker.get(value)
-                if matmul is not None and matmul.op_type == "MatMul" and matmul.input[1] in self.constants:
-                    return matmul, add.output[0]
+                cast = self.maker.get(value)
+                matmul = self.maker.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+                if matmul is not None and matmul.op_type == "MatMul":
+                    return self.maker[matmul.input[1]].input[0], add.output[0]
         return None, self.plugins[module].output[0]
 
     def linear(self, module):
@@ -357,9 +359,9 @@ class Export:
         if gather is not None and gather.op_type == "Gather":
             found.permute_idx = self.constants[gather.input[1]]
             assert [(a.name, a.i) for a in gather.attribute] == [("axis", 2)]
-        matmul, _ = self.correction(module)
-        if matmul is not None:
-            found.correction = self.constants[matmul.input[1]]
+        constant, _ = self.correction(module)
+        if constant is not None:
+            found.correction = self.constants[constant]
         return found
 
     def part(self, module):

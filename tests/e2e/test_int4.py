@@ -315,6 +315,23 @@ def test_zero_points_and_nibbles_at_both_ends(weighbridge, compare, tmp_path):  
     assert abs(product - x.astype(float) @ linear.matrix().T.astype(float)).max() < 0.02
 
 
+@pytest.mark.parametrize("group", [32, -1])
+def test_sums_that_no_fp16_holds(group, weighbridge, tmp_path):  # AWQ-01
+    """Activations that sum to more than 65504 in a group, where the product does not."""
+    q = int4.quantize(small(), "awq", group, False)
+    linear = q.linears[UP]
+    linear.zeros[:] = 5
+    linear.zeros[0, 0] = 0
+    linear.nibbles[:] = np.where(np.random.RandomState(3).rand(*linear.nibbles.shape) < 0.5, 0, 10)
+    linear.nibbles[0, 0] = 15
+    linear.scales[:] = np.float16(1e-3)
+    q.replace(UP, linear, int4.awq)
+    out, _ = export(weighbridge, q, tmp_path)
+    x = np.full((1, 64), 4000, np.float16)
+    product, exact = int4.Export(out).product(UP, x, the_ops()), x.astype(float) @ linear.matrix().T.astype(float)
+    assert np.isfinite(product).all() and abs(product - exact).max() < 1
+
+
 # ---------------------------------------------------------------------------------------------------- zero points
 
 
@@ -1004,7 +1021,7 @@ def test_verify_names_what_was_changed(method, constant, weighbridge, tmp_path):
     e = int4.Export(out)
     plugin = e.plugins[UP]
     name = {"qweight": lambda: plugin.input[1], "scales": lambda: plugin.input[2],
-            "correction": lambda: e.correction(UP)[0].input[1], "permute_idx": lambda: e.maker[plugin.input[0]].input[1]}[constant]()
+            "correction": lambda: e.correction(UP)[0], "permute_idx": lambda: e.maker[plugin.input[0]].input[1]}[constant]()
     model = onnx.load(out / "model.onnx", load_external_data=False)
     t = next(t for t in model.graph.initializer if t.name == name)
     if t.data_location == onnx.TensorProto.EXTERNAL:

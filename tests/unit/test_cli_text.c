@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "cli/report_file.c"
 #include "cli/run.c"
 #include "cli/say.c"
 #include "cli/table.c"
