@@ -25,6 +25,7 @@ SHAPES = {  # hidden, layers, intermediate, heads, kv heads, head_dim, vocabular
     "llama-1b": (2048, 16, 8192, 32, 8, 64, 128256, True),
     "qwen2.5-0.5b": (896, 24, 4864, 14, 2, 64, 151936, True),
     "llama-8b": (4096, 32, 14336, 32, 8, 128, 128256, False),
+    "llama-405b": (16384, 126, 53248, 128, 8, 128, 128256, False),  # for huge_bench.py, which makes it of holes
     "tiny": (256, 4, 512, 8, 2, 32, 4096, False),
 }
 
@@ -56,7 +57,8 @@ def pattern():
     return memoryview(bytes(block))
 
 
-def make(path, shape, shards):
+def make(path, shape, shards, sparse=False):
+    """`sparse`: weights are holes, zeros that take no room."""
     h, layers, ff, q, kv, d, vocab, tied = shape
     os.makedirs(path)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": h, "intermediate_size": ff,
@@ -75,7 +77,7 @@ def make(path, shape, shards):
             room = size / shards
         parts[-1].append((name, s, n))
         room -= n
-    source, index = pattern(), {}
+    source, index = None if sparse else pattern(), {}
     for i, part in enumerate(parts):
         file = "model.safetensors" if len(parts) == 1 else f"model-{i + 1:05}-of-{len(parts):05}.safetensors"
         header, at = {}, 0
@@ -87,6 +89,9 @@ def make(path, shape, shards):
         text += b" " * (-len(text) % 8)
         with open(os.path.join(path, file), "wb") as f:
             f.write(struct.pack("<Q", len(text)) + text)
+            if sparse:
+                f.truncate(f.tell() + at)
+                continue
             for name, s, n in part:
                 at = hash(name) % 1000 * 2
                 while n:

@@ -84,6 +84,7 @@ struct wb_options {     /* zero: the default */
     unsigned threads;       /* workers; default: processors, at most 8 */
     const char *io;         /* "auto" (default), "uring", "mmap", "pread", "fault" */
     const char *device;     /* "cpu" (default) */
+    const char *sink;       /* "files" (default), "null": wb_export converts all and writes nothing, for benches */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);
     /* Takes a trace of the run, in pieces: JSON that Perfetto opens. Called by any thread, by one at a time. */

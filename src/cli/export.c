@@ -98,7 +98,9 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
     size_t i;
 
     json_array_foreach(files, i, v) written += view_count(v, "bytes");
-    json_array_foreach(json_object_get(report, "tensors"), i, v) hashes += json_object_get(v, "xxh3") != NULL;
+    json_array_foreach(json_object_get(report, "tensors"), i, v) hashes += json_is_string(json_object_get(v, "xxh3"));
+    if (!strcmp(view_text(json_object_get(report, "io"), "sink", "files"), "null"))
+        say(stdout, "nothing was written, for --sink null; it would have been:\n");
     say(stdout, "%s: %s, %s in %.2f s (%.2f GB/s), peak memory %s\n", a->wb.out,
         say_count(files_text, json_array_size(files), "file"), say_bytes(bytes, written), view_real(totals, "wall"),
         view_real(totals, "gb_per_s"), say_memory(peak, view_count(totals, "peak_rss")));

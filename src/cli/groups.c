@@ -86,6 +86,9 @@ static const struct option_row measure_rows[] = {
     { "trace", .kind = OPTION_TEXT, AT(trace), .value = "FILE", .initial = "none",
       .help = "also write what each thread did when, as JSON that Perfetto (ui.perfetto.dev) opens, whole or not at "
               "all" },
+    { "sink", .kind = OPTION_CHOICE, AT(wb.sink), .value = "files|null", .initial = "files",
+      .help = "for benches. null: read and convert everything, count what would be written, and write nothing; OUT is "
+              "not touched" },
     { 0 },
 };
 const struct option_group options_measure = { "Measuring", measure_rows };

@@ -105,7 +105,8 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
     const struct wb_options *o = j->options;
     struct run_options run = { .io = o->io ? o->io : "auto",
                                .threads = j->budget.threads,
-                               .journal = journal,
+                               .journal = job_nowhere(o) ? NULL : journal,
+                               .nowhere = job_nowhere(o),
                                .joint = o->ranks != NULL,
                                .trace = o->trace ? relay_trace : NULL,
                                .progress = front_progress,
@@ -115,8 +116,10 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
     for (size_t i = 0; i < journal->finished_n; i++)
         r->resumed_bytes += j->layout.item[journal->finished[i].item].bytes;
     r->resumed = journal->finished_n;
-    if ((ranks_first(o->ranks) && (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e))) ||
-        pipeline_run(&j->plan, out->fd, out->partial, &run, &r->run, e) || check_sources(&j->ckpt, e))
+    if ((ranks_first(o->ranks) && !job_nowhere(o) &&
+         (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e))) ||
+        pipeline_run(&j->plan, out->fd, job_nowhere(o) ? o->out : out->partial, &run, &r->run, e) ||
+        check_sources(&j->ckpt, e))
         ranks_alarm(o->ranks);
     if (together_end(t, j, out, &r->run, e))
         return -1;
@@ -211,6 +214,8 @@ static int begin(struct export_job *j, struct outdir *out, struct packing *packi
     const struct wb_options *o = j->options;
 
     front_warn(o, &j->notes, 0);
+    if (job_nowhere(o))
+        return o->strict ? notes_strict(&j->notes, e) : 0;
     return outdir_recover(o->out, &j->arena, e) || job_may_write(j, e) || begin_archive(j, packing, e) ||
                    (o->resume ? outdir_go_on : outdir_create)(out, o->out, j->out_exists, &j->arena, e) ||
                    set_out(j, out, journal, e)
@@ -245,7 +250,7 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
     begun = true;
     if (move_bytes(&j, &out, &journal, &t, &r, &e))
         goto out;
-    if (ranks_first(o->ranks) && (write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e)))
+    if (ranks_first(o->ranks) && !job_nowhere(o) && (write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e)))
         goto out;
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;

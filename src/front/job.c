@@ -49,6 +49,19 @@ int job_budget(const struct wb_options *o, struct plan_budget *b, struct err *e)
     return 0;
 }
 
+bool job_nowhere(const struct wb_options *o) { return o->sink && !strcmp(o->sink, "null"); }
+
+static int check_sink(const struct wb_options *o, struct err *e)
+{
+    if (!o->sink || !strcmp(o->sink, "files"))
+        return 0;
+    if (!job_nowhere(o))
+        return err_set(e, ERR_USAGE, "--sink %s is unknown: expected files or null", o->sink);
+    if (o->archive || o->resume || o->ranks)
+        return err_set(e, ERR_USAGE, "--sink null writes nothing: leave out --pack and --resume, and run one process");
+    return 0;
+}
+
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e)
 {
     const char *target = o->target ? o->target : dialects[0]->target;
@@ -63,6 +76,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
                        "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
     if (o->io && !io_known(o->io))
         return err_set(e, ERR_USAGE, "--io %s is unknown: expected auto, uring, mmap or pread", o->io);
+    if (check_sink(o, e))
+        return -1;
     if (zero_points(o->zero_points, &ignored, e))
         return -1;
     if (o->eagle_draft && !o->eagle_base)

@@ -79,13 +79,13 @@ static json_t *tensor_entry(const struct export_job *j, const char *name, const 
     return o;
 }
 
-static void put_result(json_t *o, const struct counters *c, uint64_t xxh3)
+static void put_result(json_t *o, const struct counters *c, uint64_t xxh3, bool written)
 {
     char hex[17];
     float worst;
 
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)xxh3);
-    put_text(o, "xxh3", hex);
+    put_text(o, "xxh3", written ? hex : NULL);
     put_u64(o, "overflow", c->overflow);
     put_u64(o, "flushed", c->flushed);
     put_u64(o, "nan", c->nan);
@@ -106,16 +106,16 @@ static json_t *tensors(const struct export_job *j, const struct run_result *run)
 
         o = tensor_entry(j, j->graph.init[i].name, j->graph.init[i].recipe, t->bytes ? NULL : &j->layout.item[item]);
         if (run && t->bytes)
-            put_result(o, &t->counters, XXH3_64bits(t->bytes, t->n));
+            put_result(o, &t->counters, XXH3_64bits(t->bytes, t->n), !job_nowhere(j->options));
         else if (run)
-            put_result(o, &run->item[item].counters, run->item[item].xxh3);
+            put_result(o, &run->item[item].counters, run->item[item].xxh3, !job_nowhere(j->options));
         item += !t->bytes;
         json_array_append_new(list, o);
     }
     for (; item < j->layout.items_n; item++) {
         o = tensor_entry(j, j->layout.item[item].name, j->layout.item[item].recipe, &j->layout.item[item]);
         if (run)
-            put_result(o, &run->item[item].counters, run->item[item].xxh3);
+            put_result(o, &run->item[item].counters, run->item[item].xxh3, !job_nowhere(j->options));
         json_array_append_new(list, o);
     }
     return list;
@@ -322,6 +322,7 @@ json_t *report_export(const struct export_job *j, const struct export_result *r)
     put_text(o, "limit", r->run.limit < STAGES ? stage_names[r->run.limit] : NULL);
     put(o, "series", series(&r->run));
     put_text(io, "engine", r->run.engine);
+    put_text(io, "sink", job_nowhere(j->options) ? "null" : "files");
     put(io, "direct_read", json_boolean(r->run.direct_read));
     put(io, "direct_write", json_boolean(r->run.direct_write));
     put(io, "shards", shards(&r->run));

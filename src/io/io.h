@@ -56,6 +56,8 @@ struct io {
 
 /* `name`: an engine, or "auto" for the first one that opens; "mmap" is "auto" for what is not mapped (io/way.h). */
 int io_open(struct io *io, const char *name, unsigned depth, struct err *e);
+/* One that takes writes and keeps nothing (engine_null.c). */
+int io_open_null(struct io *io, unsigned depth, struct err *e);
 void io_submit(struct io *io, struct io_op *op);
 struct io_op *io_wait(struct io *io, struct err *e); /* a whole op; NULL: one failed */
 void io_close(struct io *io);                        /* safe on a zeroed struct */

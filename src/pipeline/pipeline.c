@@ -205,7 +205,9 @@ static int adapter_close_file(struct run *r, int ret, struct err *e)
 int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
                  struct err *e)
 {
-    struct run run = { .plan = p, .result = r, .journal = o->journal, .joint = o->joint, .adapter_fd = -1 };
+    struct run run = {
+        .plan = p, .result = r, .journal = o->journal, .nowhere = o->nowhere, .joint = o->joint, .adapter_fd = -1
+    };
     double begin = clock_wall();
     int ret = -1;
 
@@ -215,7 +217,8 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
     run.pending = arena_array(p->arena, p->layout->items_n + 1, sizeof *run.pending);
     /* Whatever may be refused comes before the first file: memory, engines. */
     if (adapter_open_file(&run, e) || ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
-        io_open(&run.out, o->io, WRITE_DEPTH, e) || outputs_create(&run, dir_fd, dir, e))
+        (o->nowhere ? io_open_null(&run.out, WRITE_DEPTH, e) : io_open(&run.out, o->io, WRITE_DEPTH, e)) ||
+        outputs_create(&run, dir_fd, dir, e))
         goto out;
     r->engine = run.in.engine->name;
     r->refused = run.in.refused;

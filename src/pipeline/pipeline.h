@@ -22,6 +22,7 @@ struct journal;
 struct run_options {
     const char *io;          /* as io_open takes it */
     unsigned threads;        /* workers, at least 1 */
+    bool nowhere;            /* what would be written is counted only, and no file is made */
     bool joint;              /* the data files are there: several processes fill them, each by a plan of its own */
     struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
     void (*trace)(void *user, const char *text, size_t n); /* takes a trace, see trace.h; NULL: none is wanted */

@@ -23,6 +23,7 @@ struct run {
     int adapter_fd;              /* -1: none */
     atomic_uint worker;          /* the next one's number */
     struct io in, out;           /* the reader's engine and the writer's */
+    bool nowhere;                /* there are no data files */
     bool joint;                  /* the data files are there */
     bool guarded, only_map;      /* pieces of sources may be mapped; must be, where they can */
     struct out_file *file;       /* of the layout */

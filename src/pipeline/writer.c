@@ -51,12 +51,14 @@ static int output_create(struct run *r, unsigned i, int dir_fd, struct err *e)
     const struct data_file *d = &r->plan->layout->file[i];
     struct out_file *f = &r->file[i];
 
+    r->result->written += d->head_bytes;
+    atomic_fetch_add(&r->written, d->head_bytes);
+    if (r->nowhere)
+        return 0;
     f->fd = (r->joint || (r->journal && r->journal->finished_n) ? io_go_on : io_create)(dir_fd, d->name, f->shown,
                                                                                         d->bytes, e);
     if (f->fd < 0 || file_pwrite(f->fd, f->shown, d->head, d->head_bytes, 0, e))
         return -1;
-    r->result->written += d->head_bytes;
-    atomic_fetch_add(&r->written, d->head_bytes);
     /* Where a page is larger than our blocks, a buffered and a direct write could meet in one. */
     if (sysconf(_SC_PAGESIZE) > LAYOUT_ALIGN)
         return 0;
@@ -240,7 +242,7 @@ static void slab_end(struct writer *w, struct slab_writes *sw)
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
 
-    if (!s->direct || f->direct_fd < 0)
+    if (f->fd >= 0 && (!s->direct || f->direct_fd < 0))
         start_writeback(f, s, &w->run->plan->layout->item[s->item]);
     slab_trace(w, sw);
     ring_written(&w->run->ring, sw->slab);
@@ -331,6 +333,8 @@ static int finish(struct writer *w, struct err *e)
     const struct layout *l = w->run->plan->layout;
     double begin = trace_now(w->trace);
 
+    if (w->run->nowhere)
+        return 0;
     if (ring_stopped(&w->run->ring) || hash_the_rest(w, e))
         return -1;
     trace_event(w->trace, TRACK_WRITER, "write", "read back and hash", begin);

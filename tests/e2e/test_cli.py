@@ -21,9 +21,9 @@ PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "ten
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab"]
 CONTENT = "target eagle-base eagle-draft reduced-vocab merge-lora fp8-kv-cache chat-template no-chat-template strict overwrite resume zero-points"
 OPTIONS = {
-    "export": CONTENT + " pack memory threads io device report trace quiet verbose progress help",
+    "export": CONTENT + " pack memory threads io device report trace sink quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
-    "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report trace quiet verbose progress help",
+    "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report trace sink quiet verbose progress help",
     "inspect": "json help",
     "verify": "chat-template reduced-vocab eagle-draft merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
@@ -396,6 +396,23 @@ def test_trace_needs_a_file_of_its_own(weighbridge, model, exported, tmp_path):
     said = weighbridge.refuses("export", model, tmp_path / "out", "--trace", "/dev/full")
     assert "--trace /dev/full: No space left" in said and "only its trace" in said
     assert (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_null_sink_does_all_but_write(weighbridge, model, exported, tmp_path):
+    before, report = tree(exported), tmp_path / "report.json"
+    r = weighbridge.ok("export", model, exported, "--sink", "null", "--report", report, "--memory", "16M")
+    assert r.stdout.startswith("nothing was written") and tree(exported) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    told = json.loads(report.read_text())
+    assert told["totals"]["read"] >= told["bytes"]["read"] and told["io"]["sink"] == "null"
+    assert told["totals"]["written"] >= sum(f["bytes"] for f in told["files"] if f["origin"] == "weights")
+    assert all(t["xxh3"] is None for t in told["tensors"])
+    weighbridge.ok("export", model, tmp_path / "out", "--sink=null", "-q")
+    assert not (tmp_path / "out").exists()
+    for options in (["--pack", tmp_path / "a.wbz"], ["--resume"]):
+        said = weighbridge.refuses("export", model, tmp_path / "out", "--sink", "null", *options, status=2)
+        assert "--sink null writes nothing" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json"]
 
 
 def test_report_that_cannot_be_written_stops_the_export_before_it_begins(weighbridge, model, exported, tmp_path):
