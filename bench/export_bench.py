@@ -1,12 +1,20 @@
 #!/usr/bin/env python3
-"""End to end: weighbridge export against `cp` + sync of the same bytes, runs interleaved.
+"""End to end: weighbridge export against `cp` + sync of the same bytes and what the disk gives, runs interleaved.
 
-  bench/export_bench.py [--shape llama-1.1b] [--layers N] [--runs 5] [--dir DIR] [--program PATH] [--csv FILE] [-- OPTIONS...]
+  bench/export_bench.py [--shape llama-1.1b] [--layers N] [--runs 5] [--state cold|warm|limited|all] [--dir DIR]
+                        [--program PATH] [--peers PYTHON] [--csv FILE] [-- OPTIONS...]
 
-Makes a synthetic bf16 checkpoint of a named shape once (kept in DIR), then measures in turn, cold (page cache
-dropped; needs root) and warm: cp of the checkpoint's weights followed by sync, and an export with fsync. Prints
-medians, ranges and the ratio pair by pair; peak memory is ru_maxrss of the process. OPTIONS go to `weighbridge
-export`. Needs Python only. Timings of one machine swing with its neighbours: quote ratios.
+Makes a synthetic checkpoint of a named shape once (kept in DIR), then measures in turn, in each state:
+  cold     page cache dropped before each run (needs root)
+  warm     the checkpoint in the page cache
+  limited  cold, in a memory cgroup of 512 MiB (skipped, and said, where cgroups are refused)
+the contenders:
+  raw      one process reads all bytes by direct I/O while another writes as many and flushes: no work, the ceiling
+  cp       cp of the weights, then sync
+  export   with fsync; OPTIONS go to it
+  torch    with --peers PYTHON that has torch and safetensors: every tensor loaded, cast, transposed, saved
+Prints medians, ranges and the ratios pair by pair, CPU per GB, the peaks of RssAnon and of the cgroup and how often
+its limit was hit, and what is left in the page cache. Timings of one machine swing with its neighbours: quote ratios.
 """
 import argparse
 import csv
@@ -18,19 +26,28 @@ import statistics
 import struct
 import subprocess
 import sys
+import threading
 import time
+from array import array
 
 SHAPES = {  # hidden, layers, intermediate, heads, kv heads, head_dim, vocabulary, tied
     "llama-1.1b": (2048, 22, 5632, 32, 4, 64, 32000, False),
     "llama-1b": (2048, 16, 8192, 32, 8, 64, 128256, True),
     "qwen2.5-0.5b": (896, 24, 4864, 14, 2, 64, 151936, True),
+    "qwen3-4b": (2560, 36, 9728, 32, 8, 128, 151936, True),  # of that size; by the names and graph of Llama
+    "head-128256x8192": (8192, 1, 512, 4, 1, 128, 128256, True),  # next to nothing beside the head, tied to the embedding
+    "gptq-1b": (2048, 22, 5632, 32, 4, 64, 32000, False),
     "llama-8b": (4096, 32, 14336, 32, 8, 128, 128256, False),
     "llama-405b": (16384, 126, 53248, 128, 8, 128, 128256, False),  # for huge_bench.py, which makes it of holes
     "tiny": (256, 4, 512, 8, 2, 32, 4096, False),
 }
 
 
+FOUR_BITS = {"gptq-1b": 128}  # inputs that share a scale
+
+
 def tensors(shape):
+    """-> name, shape of each"""
     h, layers, ff, q, kv, d, vocab, tied = shape
     yield "model.embed_tokens.weight", (vocab, h)
     for i in range(layers):
@@ -49,6 +66,20 @@ def tensors(shape):
         yield "lm_head.weight", (vocab, h)
 
 
+def stored(shape, group):
+    """-> name, dtype, shape, bytes of each as the file has it; linears of layers in GPTQ where `group` is given."""
+    for name, dims in tensors(shape):
+        n = 2 * dims[0] * (dims[1] if len(dims) > 1 else 1)
+        if not group or not name.endswith("_proj.weight"):
+            yield name, "BF16", dims, n
+            continue
+        (out, into), module = dims, name[:-len("weight")]
+        yield module + "g_idx", "I32", (into,), 4 * into
+        yield module + "qweight", "I32", (into // 8, out), into * out // 2
+        yield module + "qzeros", "I32", (into // group, out // 8), into // group * out // 2
+        yield module + "scales", "F16", (into // group, out), into // group * out * 2
+
+
 def pattern():
     """32 MiB of bf16 between 2^-8 and 2^2, all different enough; repeated to fill tensors."""
     block = bytearray(random.Random(1).randbytes(32 << 20))
@@ -57,7 +88,16 @@ def pattern():
     return memoryview(bytes(block))
 
 
-def make(path, shape, shards, sparse=False):
+def exact_bytes(name, n, group):
+    """Of tensors whose values mean something: None for weights."""
+    if name.endswith(".qzeros"):
+        return b"\x77" * n  # symmetric
+    if name.endswith(".g_idx"):
+        return array("i", [k // group for k in range(n // 4)]).tobytes()
+    return None
+
+
+def make(path, shape, shards, sparse=False, group=0):
     """`sparse`: weights are holes, zeros that take no room."""
     h, layers, ff, q, kv, d, vocab, tied = shape
     os.makedirs(path)
@@ -65,24 +105,25 @@ def make(path, shape, shards, sparse=False):
               "num_hidden_layers": layers, "num_attention_heads": q, "num_key_value_heads": kv, "head_dim": d,
               "vocab_size": vocab, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
               "tie_word_embeddings": tied, "torch_dtype": "bfloat16"}
+    if group:
+        config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": group, "sym": True, "desc_act": False}
     with open(os.path.join(path, "config.json"), "w") as f:
         json.dump(config, f)
-    everything = list(tensors(shape))
-    size = sum(2 * s[0] * (s[1] if len(s) > 1 else 1) for _, s in everything)
+    everything = list(stored(shape, group))
+    size = sum(n for _, _, _, n in everything)
     parts, room = [[]], size / shards
-    for name, s in everything:
-        n = 2 * s[0] * (s[1] if len(s) > 1 else 1)
+    for name, dtype, s, n in everything:
         if parts[-1] and room < n / 2 and len(parts) < shards:
             parts.append([])
             room = size / shards
-        parts[-1].append((name, s, n))
+        parts[-1].append((name, dtype, s, n))
         room -= n
     source, index = None if sparse else pattern(), {}
     for i, part in enumerate(parts):
         file = "model.safetensors" if len(parts) == 1 else f"model-{i + 1:05}-of-{len(parts):05}.safetensors"
         header, at = {}, 0
-        for name, s, n in part:
-            header[name] = {"dtype": "BF16", "shape": s, "data_offsets": [at, at + n]}
+        for name, dtype, s, n in part:
+            header[name] = {"dtype": dtype, "shape": s, "data_offsets": [at, at + n]}
             index[name] = file
             at += n
         text = json.dumps(header).encode()
@@ -92,8 +133,12 @@ def make(path, shape, shards, sparse=False):
             if sparse:
                 f.truncate(f.tell() + at)
                 continue
-            for name, s, n in part:
-                at = hash(name) % 1000 * 2
+            for name, _, _, n in part:
+                exact = exact_bytes(name, n, group)
+                if exact is not None:
+                    f.write(exact)
+                    continue
+                at = len(name) * 2
                 while n:
                     k = min(n, len(source) - at)
                     f.write(source[at:at + k])
@@ -128,6 +173,156 @@ def line(name, values, unit="s", scale=1):
     return f"{name:<34} median {statistics.median(v):8.2f} {unit}  range {min(v):.2f} - {max(v):.2f}"
 
 
+class Cgroup:
+    """A memory cgroup of its own for one run, of version 1 or 2; None where it is refused."""
+
+    @staticmethod
+    def parent():
+        for row in open("/proc/self/cgroup").read().split():
+            _, controllers, path = row.split(":", 2)
+            if controllers == "memory":
+                return "/sys/fs/cgroup/memory" + path, 1
+            if not controllers and os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+                return "/sys/fs/cgroup" + path, 2
+        return None, 0
+
+    @classmethod
+    def make(cls, limit):
+        parent, version = cls.parent()
+        group = cls()
+        try:
+            group.path, group.version = os.path.join(parent, "weighbridge-bench"), version
+            os.mkdir(group.path)
+            group.write("memory.limit_in_bytes" if version == 1 else "memory.max", limit)
+            return group
+        except (OSError, TypeError):
+            return None
+
+    def write(self, name, value):
+        with open(os.path.join(self.path, name), "w") as f:
+            f.write(str(value))
+
+    def read(self, name):
+        return open(os.path.join(self.path, name)).read()
+
+    def enter(self):
+        self.write("cgroup.procs", os.getpid())
+
+    def end(self):
+        """-> peak in bytes, how often the limit was hit"""
+        if self.version == 1:
+            result = int(self.read("memory.max_usage_in_bytes")), int(self.read("memory.failcnt"))
+        else:
+            result = int(self.read("memory.peak")), int(dict(r.split() for r in self.read("memory.events").splitlines())["max"])
+        os.rmdir(self.path)
+        return result
+
+
+def watch_anon(child, most):
+    """The greatest RssAnon of a process, looked at every 10 ms."""
+    while child.returncode is None:
+        try:
+            for row in open(f"/proc/{child.pid}/status"):
+                if row.startswith("RssAnon:"):
+                    most[0] = max(most[0], int(row.split()[1]) * 1024)
+        except OSError:
+            return
+        time.sleep(0.01)
+
+
+def measured(command, limit=None):
+    """-> what a run took; None: no cgroup."""
+    group = Cgroup.make(limit) if limit else None
+    if limit and not group:
+        return None
+    most = [0]
+    start = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=group.enter if group else None)
+    watcher = threading.Thread(target=watch_anon, args=(child, most), daemon=True)
+    watcher.start()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = status
+    result = {"wall": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * 1024}
+    watcher.join()
+    result["anon"] = most[0]
+    result["cgroup"], result["hits"] = group.end() if group else (0, 0)
+    if status:
+        sys.exit(f"{' '.join(command)}: exit status {status >> 8}, signal {status & 127}")
+    return result
+
+
+def cached(paths):
+    """Bytes of files that are in the page cache."""
+    paths = [p for p in paths if os.path.isfile(p)]
+    if not paths or not shutil.which("fincore"):
+        return 0
+    rows = subprocess.run(["fincore", "-b", "-n", "-o", "RES", *paths], capture_output=True, text=True).stdout.split()
+    return sum(map(int, rows))
+
+
+PEER = """
+import sys, glob, os
+from safetensors import safe_open
+from safetensors.torch import save_file
+import torch
+os.makedirs(sys.argv[2])
+done = {}
+for path in sorted(glob.glob(sys.argv[1] + "/*.safetensors")):
+    with safe_open(path, "pt") as f:
+        for name in f.keys():
+            t = f.get_tensor(name)
+            t = t.to(torch.float16) if t.is_floating_point() else t
+            done[name] = t.t().contiguous() if t.dim() == 2 and "embed" not in name else t
+save_file(done, sys.argv[2] + "/model.safetensors")
+os.sync()
+"""
+
+
+def contenders(o, model, files, size):
+    out, copy = os.path.join(o.dir, "out"), os.path.join(o.dir, "copy")
+    paths = [os.path.join(model, f) for f in files]
+    raw = ('mkdir "$0"; n=$1; shift; (for f in "$@"; do dd if="$f" of=/dev/null bs=4M iflag=direct status=none; done) & '
+           'dd if=/dev/zero of="$0/raw" bs=8M count=$n oflag=direct conv=fsync status=none && wait $!')
+    all_ = {"raw": ["sh", "-c", raw, copy, str(-(-size // (8 << 20)))] + paths,
+            "cp": ["sh", "-c", 'mkdir "$0" && cp "$@" "$0"/ && sync', copy] + paths,
+            "export": [o.program, "export", model, out, "-q", *o.options]}
+    if o.peers:
+        all_["torch"] = [o.peers, "-c", PEER, model, copy]
+    return all_, [out, copy]
+
+
+def round_(o, state, names, commands, places, paths, keep):
+    """Every contender once; `keep` of its figures."""
+    for who in names:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+        os.sync()
+        if state != "warm":
+            drop_caches()
+        else:
+            subprocess.run(["cat", *paths], stdout=subprocess.DEVNULL, check=True)
+        r = measured(commands[who], 512 << 20 if state == "limited" else None)
+        if r is None:
+            return False
+        r["left_in"] = cached(paths)
+        r["left_out"] = cached([os.path.join(d, f) for d in places if os.path.isdir(d) for f in os.listdir(d)])
+        keep.setdefault(who, []).append(r)
+    return True
+
+
+def show(state, results, size):
+    print(f"-- {state}")
+    for who, runs in results.items():
+        of = lambda key: [r[key] for r in runs]
+        print(line(who, of("wall")) + f"  CPU {statistics.median(of('cpu')) / (size / 1e9):.2f} s/GB  RssAnon {max(of('anon')) / 1e6:.0f} MB"
+              f"  left in the cache {statistics.median(of('left_in')) / 1e6:.0f} + {statistics.median(of('left_out')) / 1e6:.0f} MB"
+              + (f"  cgroup peak {max(of('cgroup')) / 1e6:.0f} MB, limit hit {max(of('hits'))} times" if any(of("cgroup")) else ""))
+    for base in ("cp", "raw"):
+        if base in results and "export" in results:
+            print(line(f"export / {base}, pair by pair",
+                       [a["wall"] / b["wall"] for a, b in zip(results["export"], results[base])], "x"))
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--shape", choices=SHAPES, default="llama-1.1b")
@@ -136,7 +331,8 @@ def main():
     ap.add_argument("--runs", type=int, default=5)
     ap.add_argument("--dir", default="/tmp/weighbridge-bench")
     ap.add_argument("--program", default="build/release/weighbridge")
-    ap.add_argument("--state", choices=["cold", "warm", "both"], default="both")
+    ap.add_argument("--state", choices=["cold", "warm", "limited", "both", "all"], default="both")
+    ap.add_argument("--peers", metavar="PYTHON", help="a Python that has torch and safetensors")
     ap.add_argument("--csv")
     ap.add_argument("options", nargs="*", help="for weighbridge export, after --")
     o = ap.parse_args()
@@ -144,50 +340,33 @@ def main():
     if o.layers:
         shape[1] = o.layers
     model = os.path.join(o.dir, f"{o.shape}-{shape[1]}-{o.shards}")
-    out, copy = os.path.join(o.dir, "out"), os.path.join(o.dir, "copy")
     if not os.path.isdir(model):
         shutil.rmtree(model + ".making", ignore_errors=True)
-        make(model + ".making", shape, o.shards)
+        make(model + ".making", shape, o.shards, group=FOUR_BITS.get(o.shape, 0))
         os.rename(model + ".making", model)
     files = sorted(f for f in os.listdir(model) if f.endswith(".safetensors"))
-    size = sum(os.path.getsize(os.path.join(model, f)) for f in files)
-    print(f"{o.shape}: {shape[1]} layers, {size / 1e9:.2f} GB in {len(files)} file(s); {o.runs} pairs")
-    export = [o.program, "export", model, out, "-q", *o.options]
-    cp = ["sh", "-c", 'mkdir "$0" && cp "$@" "$0"/ && sync', copy] + [os.path.join(model, f) for f in files]
+    paths = [os.path.join(model, f) for f in files]
+    size = sum(map(os.path.getsize, paths))
+    commands, places = contenders(o, model, files, size)
+    print(f"{o.shape}: {shape[1]} layers, {size / 1e9:.2f} GB in {len(files)} file(s); {o.runs} rounds, load {os.getloadavg()[0]:.1f}")
     rows = []
-    for state in ["cold", "warm"] if o.state == "both" else [o.state]:
-        walls, ratios, cpu, rss = {"cp": [], "weighbridge": []}, [], [], []
-        for i in range(o.runs + (state == "warm")):
-            for who, command in (("cp", cp), ("weighbridge", export)):
-                shutil.rmtree(out, ignore_errors=True)
-                shutil.rmtree(copy, ignore_errors=True)
-                os.sync()
-                if state == "cold":
-                    drop_caches()
-                elif who == "weighbridge" or i == 0:
-                    for f in files:
-                        subprocess.run(["cat", os.path.join(model, f)], stdout=subprocess.DEVNULL, check=True)
-                wall, seconds, peak = run(command)
-                if state == "warm" and i == 0:
-                    continue
-                walls[who].append(wall)
-                rows.append([o.shape, state, who, f"{wall:.3f}", f"{seconds:.3f}", peak, size])
-                if who == "weighbridge":
-                    cpu.append(seconds / (size / 1e9))
-                    rss.append(peak)
-            if walls["weighbridge"]:
-                ratios.append(walls["weighbridge"][-1] / walls["cp"][-1])
-        print(f"-- {state}")
-        print(line("cp + sync", walls["cp"]))
-        print(line("weighbridge export", walls["weighbridge"]))
-        print(line("weighbridge / cp, pair by pair", ratios, "x"))
-        print(line("weighbridge CPU per GB", cpu))
-        print(line("weighbridge peak RSS", rss, "MB", 1e6))
+    for state in {"both": ["cold", "warm"], "all": ["cold", "warm", "limited"]}.get(o.state, [o.state]):
+        results = {}
+        names = [n for n in commands if state != "warm" or n != "raw"]  # which is of the disk
+        for i in range(o.runs):
+            if not round_(o, state, names[i % len(names):] + names[:i % len(names)], commands, places, paths, results):
+                print(f"-- {state}: skipped, no memory cgroup can be made here")
+                break
+        if results:
+            show(state, results, size)
+        rows += [[o.shape, state, who, i, *(f"{v:.3f}" if isinstance(v, float) else v for v in r.values()), size]
+                 for who, runs in results.items() for i, r in enumerate(runs)]
     if o.csv:
         with open(o.csv, "w", newline="") as f:
-            csv.writer(f).writerows([["shape", "state", "contender", "wall_s", "cpu_s", "peak_rss", "bytes"], *rows])
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.rmtree(copy, ignore_errors=True)
+            csv.writer(f).writerows([["shape", "state", "contender", "round", "wall_s", "cpu_s", "peak_rss", "rss_anon", "cgroup_peak",
+                                      "limit_hits", "cache_left_in", "cache_left_out", "bytes"], *rows])
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":
