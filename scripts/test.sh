@@ -27,5 +27,5 @@ for test in $(sed -n 's/.*Test *#[0-9]*: \([a-z0-9_]*\) .*\*\*\*Skipped.*/\1/p' 
     fi
 done
 WEIGHBRIDGE=build/asan/weighbridge WEIGHBRIDGE_RELEASE=build/release/weighbridge \
-    .cache/venv-test/bin/python -m pytest tests/e2e "$@" || failed=1
+    .cache/venv-test/bin/python -m pytest -n "$(nproc)" --dist worksteal tests/e2e "$@" || failed=1
 exit $failed
