@@ -16,7 +16,7 @@ enum {
     TILE_BYTES_MIN = 32 << 10, /* PIECE elements of 8 bytes */
     READ_AHEAD = 6,            /* tiles in flight or waiting, besides those in work */
     STREAM_SLOTS = 4,
-    PANEL_USEFUL = 64 << 20, /* beyond it, only as much as two of the largest panels need */
+    PANEL_USEFUL = 64 << 20, /* beside the largest panel, unless its neighbours are larger */
     PIECE = LAYOUT_ALIGN,    /* elements: a multiple of it is a multiple of LAYOUT_ALIGN bytes, for any dtype */
     LINE = 64,               /* bytes: two threads should not write to one cache line */
     BAND = 32,               /* rows: as many fp16 numbers fill a line */
@@ -49,6 +49,7 @@ struct demand {          /* of all groups */
     unsigned streams;    /* at most of a tile */
     bool panels;
     uint64_t panel_most; /* bytes of the largest whole tensor (or tensors, where a group has several) */
+    uint64_t panel_pair; /* bytes of the largest two that come one behind the other */
     uint64_t panel_all;  /* bytes of all of them */
     const struct ckpt_file *adapter;
     uint64_t merge_rank; /* of the adapter at most */
@@ -207,10 +208,11 @@ static void demand_merge(struct demand *d, const struct group *g)
 static struct demand demand_of(const struct group *group, size_t groups)
 {
     struct demand d = { 0 };
+    uint64_t before = 0;
 
     for (size_t i = 0; i < groups; i++) {
         const struct group *g = &group[i];
-        uint64_t room = g->panels * panel_room(g, g->rows, g->panel_dst);
+        uint64_t room = g->panels * panel_room(g, g->rows, g->panel_dst), pair;
 
         if (g->use->plain.parts)
             d.tile_least = most(d.tile_least, most(recipe_parts_bytes(&g->use->plain, 1), g->streams * g->stream_dst));
@@ -218,6 +220,10 @@ static struct demand demand_of(const struct group *group, size_t groups)
         d.panels |= g->panels > 0;
         demand_merge(&d, g);
         d.panel_most = most(d.panel_most, room);
+        if (__builtin_add_overflow(before, room, &pair))
+            pair = UINT64_MAX;
+        d.panel_pair = most(d.panel_pair, pair);
+        before = room ? room : before;
         if (__builtin_add_overflow(d.panel_all, room, &d.panel_all))
             d.panel_all = UINT64_MAX;
     }
@@ -255,7 +261,8 @@ static bool sizes_choose(struct plan *p, const struct plan_budget *b, const stru
         return false;
     p->panel_bytes = round_down(b->memory - fixed_bytes(p), LAYOUT_ALIGN);
     p->panel_bytes = least(p->panel_bytes, d->panel_all);
-    p->panel_bytes = least(p->panel_bytes, most(2 * d->panel_most, PANEL_USEFUL));
+    /* No more than keeps reading and writing busy: memory that was never touched costs as much as it saves. */
+    p->panel_bytes = least(p->panel_bytes, most(d->panel_pair, d->panel_most + PANEL_USEFUL));
     p->buffers = fixed_bytes(p) + p->panel_bytes;
     return true;
 }

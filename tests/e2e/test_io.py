@@ -136,7 +136,9 @@ def test_uring_by_name_where_it_is_forbidden(weighbridge, model, tmp_path):
 
 def test_without_locked_memory(export, model):
     """RLIMIT_MEMLOCK 0 for one who may not lock more."""
-    without = ["prlimit", "--memlock=0:0", *(["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"] if os.geteuid() == 0 else [])]
+    without = ["prlimit", "--memlock=0:0"]
+    if os.geteuid() == 0:
+        without += ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
     for prepare in (warm, drop):
         prepare(model)
         export(prefix=without)
@@ -283,6 +285,15 @@ def peak_anonymous(command, env=None):
         time.sleep(0.001)
     run.communicate()
     return peak, run.returncode
+
+
+def test_no_more_memory_than_helps(weighbridge, tmp_path):
+    """A head that is far larger than anything beside it is not given room for two of it: all of it would be touched."""
+    config = {"vocab_size": 200000, "hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 8}
+    model = checkpoints.write_sparse(tmp_path / "model", config)
+    buffers = weighbridge.ok("plan", model, "--memory", "4G", "--json", *QUICK).json["memory"]["buffers"]
+    head = 200000 * 1024 * 2
+    assert head + (64 << 20) <= buffers < head + (128 << 20)
 
 
 @pytest.mark.parametrize("io", ["auto", "mmap", "pread"])
