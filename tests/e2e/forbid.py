@@ -34,7 +34,7 @@ def rule(what):
 
 
 def main():
-    program = [i for what in sys.argv[1].split(",") for i in rule(what)] + [(RETURN, 0, 0, ALLOW)]
+    program = [i for what in sys.argv[1].split(",") if what for i in rule(what)] + [(RETURN, 0, 0, ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in program))
     filters = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
