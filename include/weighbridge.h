@@ -128,6 +128,21 @@ WB_API int wb_pack(const struct wb_options *o, char **report, struct wb_error *e
  * written: every byte is read and compared with its checksum, and all damaged chunks are named. */
 WB_API int wb_unpack(const struct wb_options *o, char **report, struct wb_error *e);
 
+struct wb_batch {                     /* zero: the default */
+    const char *jobs;                 /* JOBS.json (docs/commands.md) */
+    unsigned at_once;                 /* exports that run at the same time; default 1 */
+    bool keep_going;                  /* jobs that fail, or cannot begin, do not keep the others from it */
+    const char *report;               /* a file that the caller writes: refused inside a MODEL or OUT; NULL: none */
+    const struct wb_options *options; /* memory and threads of all together, io, progress, warning, user */
+    /* Called once for each job as it ends, by any thread, by one at a time (so are progress and warning): a line of
+     * JSON. */
+    void (*ended)(void *user, const char *line);
+};
+
+/* Does the exports that a file lists; those whose output is there and whose source is the same are skipped, those that
+ * were interrupted are gone on with. -1 where a job was not done; `report` is set then, too, if there were any jobs. */
+WB_API int wb_batch(const struct wb_batch *b, char **report, struct wb_error *e);
+
 /* Finds out whether a launcher started several processes, and joins them; *ranks stays NULL where it did not. The same
  * thread then calls wb_export with them, as often as all other ranks do, and last wb_ranks_leave. */
 WB_API int wb_ranks_join(struct wb_ranks **ranks, struct wb_error *e);

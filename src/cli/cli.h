@@ -14,7 +14,7 @@ enum { STATUS_DONE, STATUS_FAILED, STATUS_USAGE };
 
 extern const struct command command_export, command_export_draft, command_plan, command_inspect, command_verify,
     command_lora_insert, command_lora_process, command_lora_merge, command_reduce_vocab, command_pack, command_unpack,
-    command_help, command_version;
+    command_batch, command_help, command_version;
 extern const struct command program_export_llm, program_export_draft, program_insert_lora, program_process_lora,
     program_merge_lora, program_reduce_vocab;
 

@@ -1,15 +1,11 @@
 #include "cli/cli.h"
 #include <string.h>
 
-const struct command *const commands[] = {
-    &command_export,       &command_export_draft,
-    &command_plan,         &command_inspect,
-    &command_verify,       &command_lora_insert,
-    &command_lora_process, &command_lora_merge,
-    &command_reduce_vocab, &command_pack,
-    &command_unpack,       &command_help,
-    &command_version,      NULL,
-};
+const struct command *const commands[] = { &command_export,       &command_export_draft, &command_batch,
+                                           &command_plan,         &command_inspect,      &command_verify,
+                                           &command_lora_insert,  &command_lora_process, &command_lora_merge,
+                                           &command_reduce_vocab, &command_pack,         &command_unpack,
+                                           &command_help,         &command_version,      NULL };
 
 const struct command *const programs[] = { &program_export_llm,
                                            &program_export_draft,

@@ -17,7 +17,8 @@ struct args {
     struct wb_options wb; /* what the library is asked; model and out are operands of most commands */
     const char *operand[3];
     unsigned operands_n;
-    bool help, quiet, verbose, json, list, test;
+    bool help, quiet, verbose, json, list, test, keep_going;
+    unsigned jobs; /* at once */
     const char *report, *trace, *progress;
 };
 

@@ -111,17 +111,24 @@ void report_add(struct report_file *r, const char *text, size_t n)
         r->failed = errno;
 }
 
-int report_publish(struct report_file *r)
+void report_show(struct report_file *r)
 {
-    if (r->failed)
-        return refuse(r, strerror(r->failed));
-    if (!r->temporary)
-        return 0;
-    if (fsync(r->fd) || rename(r->temporary, r->path))
-        return refuse(r, strerror(errno));
+    if (!r->temporary || r->failed)
+        return;
+    if (rename(r->temporary, r->path)) {
+        r->failed = errno;
+        return;
+    }
     free(r->temporary);
     r->temporary = NULL;
-    return 0;
+}
+
+int report_publish(struct report_file *r)
+{
+    if (r->temporary && !r->failed && fsync(r->fd))
+        r->failed = errno;
+    report_show(r);
+    return r->failed ? refuse(r, strerror(r->failed)) : 0;
 }
 
 int report_write(struct report_file *r, const char *text)

@@ -1,4 +1,5 @@
-/* report_file.h - --report FILE, --trace FILE: tried before a run begins, written whole or not at all when it ends.
+/* report_file.h - --report FILE, --trace FILE: tried before a run begins, written whole or not at all when it ends (of
+ * a batch: line by line).
  *
  * The text, of a trace in pieces, goes to a temporary file beside FILE, which takes FILE's place in one
  * step; whatever else ends the run, an older FILE stays as it was.  "-" is the
@@ -20,6 +21,8 @@ struct report_file {
 int report_open(struct report_file *r, const char *option, const char *name, const struct args *a);
 /* A piece of it, from any thread; whether it could be written is told in the end. */
 void report_add(struct report_file *r, const char *text, size_t n);
+/* Puts it in place before its end, for what is to be seen while it grows. */
+void report_show(struct report_file *r);
 /* -1 after saying why not. */
 int report_publish(struct report_file *r);
 /* Both, of what is one piece. */

@@ -82,7 +82,7 @@ int run_bar(char *out, size_t room, const struct wb_progress *p, unsigned column
                     "........................................", text);
 }
 
-static void clear(struct run *r)
+void run_clear(struct run *r)
 {
     if (r->shown)
         fprintf(stderr, "\r%*s\r", r->shown, "");
@@ -108,7 +108,7 @@ static int on_progress(void *user, const struct wb_progress *p)
 {
     struct run *r = user;
 
-    if (r->bar)
+    if (r->bar && (p->to_read || p->to_write)) /* else nothing moves yet */
         draw(r, p);
     return interrupted;
 }
@@ -120,7 +120,7 @@ static void on_warning(void *user, const char *text)
     r->warnings++;
     if (r->quiet)
         return;
-    clear(r);
+    run_clear(r);
     say_warning("%s", text);
 }
 
@@ -153,7 +153,7 @@ void run_trace(struct run *r, struct args *a, struct report_file *file)
 
 void run_end(struct run *r)
 {
-    clear(r);
+    run_clear(r);
     fflush(stderr);
 }
 

@@ -25,6 +25,8 @@ struct run {
 void run_begin(struct run *r, struct args *a);
 /* Asks for a trace, too. */
 void run_trace(struct run *r, struct args *a, struct report_file *file);
+/* Takes the bar away, for a line of text; it comes back. */
+void run_clear(struct run *r);
 void run_end(struct run *r);
 /* Says why, and returns the exit status. `left` is said of an interrupted run: "nothing was published". */
 int run_failed(const struct wb_error *e, const char *left);

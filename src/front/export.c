@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "emit/outdir.h"
 #include "front/document.h"
+#include "front/export.h"
 #include "front/front.h"
 #include "front/manifest.h"
 #include "front/pack.h"
@@ -58,15 +59,19 @@ static void note_losses(struct export_job *j, const struct run_result *run)
     front_note_more_losses(&j->notes, lossy);
 }
 
-/* Where this run goes on from, in OUT.partial and in the plan; or a new beginning. */
-static int set_out(struct export_job *j, struct outdir *out, struct journal *journal, struct err *e)
+/* Where this run goes on from, in OUT.partial and in the plan; or a new beginning. `anew`: that, too, where what is
+ * left is of another export. */
+static int set_out(struct export_job *j, struct outdir *out, struct journal *journal, bool anew, struct err *e)
 {
     const char *shown = arena_printf(&j->arena, "%s/%s", out->partial, OUTDIR_MARK);
     const char *manifest = manifest_make(j), *before = NULL, *keep[OUTDIR_KEEP_MOST + 1] = { NULL };
+    struct err differs = { 0 };
 
     if (journal_open(journal, &j->layout, out->fd, OUTDIR_MARK, shown, &j->arena, e) ||
         (out->resumed && journal_head(journal, &before, &j->arena, e)))
         return -1;
+    if (before && anew && manifest_check(j, before, out->partial, &differs))
+        before = NULL;
     if (before && (manifest_check(j, before, out->partial, e) || journal_resume(journal, e) ||
                    together_take_over(j, out, journal, manifest, e)))
         return -1;
@@ -208,7 +213,7 @@ static bool put_away(struct outdir *out, bool begun, const struct journal *journ
 }
 
 /* All that one process alone may do before the first weight moves. */
-static int begin(struct export_job *j, struct outdir *out, struct packing *packing, struct journal *journal,
+static int begin(struct export_job *j, struct outdir *out, struct packing *packing, struct journal *journal, bool anew,
                  struct err *e)
 {
     const struct wb_options *o = j->options;
@@ -218,12 +223,12 @@ static int begin(struct export_job *j, struct outdir *out, struct packing *packi
         return o->strict ? notes_strict(&j->notes, e) : 0;
     return outdir_recover(o->out, &j->arena, e) || job_may_write(j, e) || begin_archive(j, packing, e) ||
                    (o->resume ? outdir_go_on : outdir_create)(out, o->out, j->out_exists, &j->arena, e) ||
-                   set_out(j, out, journal, e)
+                   set_out(j, out, journal, anew, e)
                ? -1
                : 0;
 }
 
-int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
+int export_by(const struct wb_options *o, struct export_way *way, char **report, struct wb_error *error)
 {
     struct export_job j = { 0 };
     struct journal journal = { .fd = -1 };
@@ -240,11 +245,12 @@ int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
         err_set(&e, ERR_USAGE, "no output directory was given");
         return front_result(&e, error);
     }
-    job_prepare(&j, o, &(struct job_hints){ 0 }, &e);
+    if (!job_prepare(&j, o, way ? &way->hints : &(struct job_hints){ 0 }, &e) && way)
+        way->manifest = manifest_whole(&j);
     if (ranks_agree(o->ranks, &e, &t.told))
         goto out;
     if (ranks_first(o->ranks))
-        begin(&j, &out, &packing, &journal, &e);
+        begin(&j, &out, &packing, &journal, way && way->anew, &e);
     if (together_begin(&t, &j, &out, &journal, &e))
         goto out;
     begun = true;
@@ -270,4 +276,9 @@ out:
     if (error)
         error->resumable = resumable, error->told = t.told;
     return e.kind ? -1 : 0;
+}
+
+int wb_export(const struct wb_options *o, char **report, struct wb_error *error)
+{
+    return export_by(o, NULL, report, error);
 }

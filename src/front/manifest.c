@@ -1,9 +1,11 @@
 #include "front/manifest.h"
 #include "base/json.h"
 #include "front/document.h"
+#include "io/file.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #define ANEW "run without --resume to begin anew"
 
@@ -16,14 +18,14 @@ static json_t *options(const struct export_job *j)
     return o;
 }
 
-static void add_source(json_t *list, const struct ckpt_file *f)
+static void add_source(json_t *list, const char *name, const struct file_id *id)
 {
     json_t *o = json_object();
 
-    put_text(o, "name", f->name);
-    put_u64(o, "bytes", f->id.bytes);
-    put(o, "mtime_ns", json_integer(f->id.mtime_ns));
-    put_u64(o, "inode", f->id.ino);
+    put_text(o, "name", name);
+    put_u64(o, "bytes", id->bytes);
+    put(o, "mtime_ns", json_integer(id->mtime_ns));
+    put_u64(o, "inode", id->ino);
     json_array_append_new(list, o);
 }
 
@@ -32,9 +34,9 @@ static json_t *sources(const struct export_job *j)
     json_t *list = json_array();
 
     for (size_t i = 0; i < j->ckpt.files_n; i++)
-        add_source(list, &j->ckpt.file[i]);
+        add_source(list, j->ckpt.file[i].name, &j->ckpt.file[i].id);
     if (j->plan.adapter)
-        add_source(list, j->plan.adapter);
+        add_source(list, j->plan.adapter->name, &j->plan.adapter->id);
     return list;
 }
 
@@ -57,6 +59,35 @@ const char *manifest_make(struct export_job *j)
 
     free(text);
     return kept;
+}
+
+/* Of a file that is copied its identity, of one that is made its hash. */
+static void add_small_file(json_t *list, const struct sidefile *f)
+{
+    struct file_id id = { 0 };
+    struct err ignored = { 0 }; /* who copies it will say so */
+    int fd = f->copy_from ? file_open_read(f->copy_from, &ignored) : -1;
+    char hex[17];
+
+    if (fd >= 0) {
+        file_identify(fd, f->copy_from, &id, &ignored);
+        file_close(fd);
+    }
+    add_source(list, f->name, &id);
+    if (f->copy_from)
+        return;
+    snprintf(hex, sizeof hex, "%016" PRIx64, (uint64_t)XXH3_64bits(f->bytes, f->n));
+    put_text(json_array_get(list, json_array_size(list) - 1), "xxh3", hex);
+}
+
+json_t *manifest_whole(const struct export_job *j)
+{
+    json_t *o = document(j), *list = json_array();
+
+    for (size_t i = 0; i < j->side.n; i++)
+        add_small_file(list, &j->side.v[i]);
+    put(o, "small_files", list);
+    return o;
 }
 
 /* ---- what differs ---- */

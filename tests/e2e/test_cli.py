@@ -15,7 +15,7 @@ import pytest
 import checkpoints
 from conftest import ROOT, SANITIZER, Program, tree
 
-COMMANDS = ["export", "export-draft", "plan", "inspect", "verify", "lora insert", "lora process", "lora merge", "reduce-vocab", "pack",
+COMMANDS = ["export", "export-draft", "batch", "plan", "inspect", "verify", "lora insert", "lora process", "lora merge", "reduce-vocab", "pack",
             "unpack", "help", "version"]
 PROGRAMS = ["tensorrt-edgellm-export-llm", "tensorrt-edgellm-export-draft", "tensorrt-edgellm-insert-lora",
             "tensorrt-edgellm-process-lora", "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab"]
@@ -24,6 +24,7 @@ OPTIONS = {
     "export": CONTENT + " pack memory threads io device report trace sink quiet verbose progress help",
     "plan": CONTENT + " memory threads io device report json quiet verbose progress help",
     "export-draft": "target base-model strict overwrite resume zero-points memory threads io device report trace sink quiet verbose progress help",
+    "batch": "jobs keep-going memory threads io report quiet verbose progress help",
     "inspect": "json help",
     "verify": "chat-template reduced-vocab eagle-draft merge-lora base-model json quiet verbose progress help",
     "lora insert": "quiet verbose help",
@@ -95,6 +96,8 @@ def named(weighbridge, tmp_path):
     ("export m o -q -v", "--quiet and --verbose contradict each other"),
     ("export m o --chat-template t --no-chat-template", "contradict each other"),
     ("export m o --io uring --io pread", "--io is given twice, as 'uring' and as 'pread'"),
+    ("batch", "batch needs JOBS.json"),
+    ("batch j --jobs 0", "--jobs 0 is too little"),
     ("plan", "plan needs MODEL [OUT]"),
     ("inspect", "inspect needs PATH"),
     ("verify o", "verify needs OUT MODEL"),
