@@ -1,6 +1,5 @@
 /* cmd_batch.c - many exports, one process: what a job says is said as it ends, and all of it once more as a table. */
 #include "cli/cli.h"
-#include "cli/export.h"
 #include "cli/report_file.h"
 #include "cli/run.h"
 #include "cli/say.h"

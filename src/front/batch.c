@@ -12,7 +12,6 @@
 #include "front/front.h"
 #include "front/manifest.h"
 #include "front/pack.h"
-#include "io/file.h"
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

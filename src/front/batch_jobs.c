@@ -174,7 +174,10 @@ static const char *real_path(const char *path, struct arena *a)
 static bool collide(const struct place *p, const struct place *q, struct arena *a)
 {
     static const char *const suffix[] = { "", ".partial", ".old" };
+    size_t n = strlen(p->real), m = strlen(q->real);
 
+    if (strncmp(p->real, q->real, n < m ? n : m)) /* then not with anything behind them either; so it is mostly */
+        return false;
     for (size_t i = 0; i < 3; i++)
         for (size_t k = 0; k < 3; k++) {
             const char *one = arena_printf(a, "%s%s", p->real, suffix[i]);
