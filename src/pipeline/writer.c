@@ -16,7 +16,7 @@
 #include "pipeline/journal.h"
 #include "pipeline/run.h"
 
-enum { PIECE_BYTES = 8 << 20 };
+enum { PIECE_BYTES = 8 << 20, BEHIND = 8 };
 
 struct slab_writes { /* a slab on its way to the disk */
     const struct slab_plan *plan;
@@ -25,6 +25,11 @@ struct slab_writes { /* a slab on its way to the disk */
     unsigned in_flight; /* pieces */
     bool issued;        /* all pieces */
     double begin;       /* for the trace */
+};
+
+struct behind { /* what is on its way from the page cache to the disk */
+    int fd;
+    uint64_t off, bytes;
 };
 
 struct item_hash {
@@ -41,6 +46,8 @@ struct writer {
     struct io_op op[WRITE_DEPTH];
     struct io_op *idle[WRITE_DEPTH]; /* ops that are not in flight */
     unsigned idle_n;
+    struct behind behind[BEHIND]; /* the newest pieces of slabs of one run that were not direct, in turns */
+    uint64_t behind_n;
     struct trace_buffer *trace;
 };
 
@@ -204,14 +211,18 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
     return sw;
 }
 
-/* Without O_DIRECT, the kernel had better begin to write now than when all is there.  Not so between the row panels of
- * an item, each of which touches pages of the one before it. */
-static void start_writeback(const struct out_file *f, const struct slab_plan *s, const struct placed *item)
+/* Without O_DIRECT, the kernel had better begin to write now than when all is there: so that what waits for the disk is
+ * a few pieces, or a row panel. */
+static void start_writeback(struct writer *w, int fd, const struct io_op *op)
 {
-    if (s->runs == 1)
-        sync_file_range(f->fd, (off_t)s->off, (off_t)s->run_bytes, SYNC_FILE_RANGE_WRITE);
-    else if (s->off + (s->runs - 1) * s->file_pitch + s->run_bytes == item->off + item->bytes)
-        sync_file_range(f->fd, (off_t)item->off, (off_t)item->bytes, SYNC_FILE_RANGE_WRITE);
+    struct behind *b = &w->behind[w->behind_n % BEHIND];
+
+    file_write_out(fd, op->off, op->len);
+    if (w->behind_n++ >= BEHIND) { /* that piece has come to the disk by now, or does before more wait for it */
+        sync_file_range(b->fd, (off_t)b->off, (off_t)b->bytes, SYNC_FILE_RANGE_WAIT_BEFORE);
+        file_forget(b->fd, b->off, b->bytes);
+    }
+    *b = (struct behind){ fd, op->off, op->len };
 }
 
 static void item_add(struct writer *w, const struct slab_plan *s)
@@ -242,8 +253,11 @@ static void slab_end(struct writer *w, struct slab_writes *sw)
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
 
-    if (f->fd >= 0 && (!s->direct || f->direct_fd < 0))
-        start_writeback(f, s, &w->run->plan->layout->item[s->item]);
+    if (f->fd >= 0 && s->runs > 1) { /* all of the item: panels share pages */
+        const struct placed *item = &w->run->plan->layout->item[s->item];
+
+        file_write_out(f->fd, item->off, item->bytes);
+    }
     slab_trace(w, sw);
     ring_written(&w->run->ring, sw->slab);
     sw->plan = NULL;
@@ -289,6 +303,8 @@ static int piece_end(struct writer *w, struct err *e)
     w->run->result->direct_write |= op->direct;
     w->run->file[sw->plan->file].buffered |= !op->direct;
     atomic_fetch_add(&w->run->written, op->len);
+    if (!op->direct && sw->plan->runs == 1 && w->run->file[sw->plan->file].fd >= 0)
+        start_writeback(w, w->run->file[sw->plan->file].fd, op);
     if (!--sw->in_flight && sw->issued)
         slab_end(w, sw);
     return 0;

@@ -44,6 +44,15 @@ def cached(file):
     return sum(x & 1 for x in there)
 
 
+def cachestat(fd):
+    """-> pages in the cache, dirty ones among them; None: this kernel has no cachestat"""
+    import ctypes
+    whole, found = (ctypes.c_ulong * 2)(0, 0), (ctypes.c_ulong * 5)()
+    if ctypes.CDLL(None, use_errno=True).syscall(451, fd, ctypes.byref(whole), ctypes.byref(found), 0):
+        return None
+    return found[0], found[1]
+
+
 def drop(path):
     for f in sorted(Path(path).iterdir()):
         with open(f) as file:
@@ -266,6 +275,34 @@ def test_the_page_cache_is_left_as_it_was(weighbridge_release, large, tmp_path, 
     assert cached(first) == before
     assert cached(second) <= headers
     assert pages_left(tmp_path / "out") <= 16  # heads
+
+
+@pytest.mark.parametrize("memory, forbidden, most", [("16M", "", 16), ("256M", "O_DIRECT=EINVAL", 72)])
+def test_pages_that_wait_for_the_disk_never_pile_up(weighbridge_release, tmp_path, memory, forbidden, most):
+    """A tensor in row panels: one panel waits, not the tensor; without O_DIRECT, 64 MiB wait, and what has come to the disk goes."""
+    if not on_disk():
+        pytest.skip("files are in memory here")
+    config = {"vocab_size": 150000, "hidden_size": 512, "num_hidden_layers": 1}
+    model = checkpoints.write_sparse(tmp_path / "model", config)
+    run = subprocess.Popen([*forbid(forbidden), weighbridge_release.path, "export", model, tmp_path / "out", "-q", *QUICK,
+                            "--memory", memory])
+    data, dirty, pages = tmp_path / "out.partial" / "onnx_model.data", 0, 0
+    while run.poll() is None:
+        try:
+            fd = os.open(data, os.O_RDWR)
+        except OSError:
+            continue
+        there = cachestat(fd)
+        os.close(fd)
+        if there is None:
+            run.wait()
+            pytest.skip("no cachestat, which tells of dirty pages")
+        dirty, pages = max(dirty, there[1]), max(pages, there[0])
+        time.sleep(0.002)
+    assert run.returncode == 0
+    assert 0 < dirty * mmap.PAGESIZE <= most << 20
+    if forbidden:
+        assert pages * mmap.PAGESIZE <= (most + 64) << 20  # eight pieces are on their way there
 
 
 # ---------------------------------------------------------------------------------------------------- memory
