@@ -23,7 +23,7 @@ cmocka() {
 
 build() {
     aarch64-linux-gnu-gcc -std=c17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Werror -Isrc \
-        -I"$arm/root/usr/include" tests/unit/test_transform.c src/transform/*.c src/base/dtype.c \
+        -I"$arm/root/usr/include" tests/unit/test_transform.c src/transform/*.c src/base/dtype.c src/base/arena.c \
         -L"$arm/root/usr/lib/aarch64-linux-gnu" -lcmocka -lm -o "$arm/test_transform"
 }
 
