@@ -35,7 +35,7 @@ LANE uint32_t f32_round_f16(uint32_t abs)
     return h + (rest > half || (rest == half && (h & 1)));
 }
 
-LANE uint16_t f32_to_f16(uint32_t x, struct counters *c)
+LANE uint16_t f32_to_f16(uint32_t x, lane_counters *c)
 {
     uint32_t sign = x >> 16 & 0x8000, abs = x & 0x7fffffff, h;
 
@@ -54,16 +54,16 @@ LANE uint16_t f32_to_f16(uint32_t x, struct counters *c)
     return (uint16_t)(sign | h);
 }
 
-LANE uint16_t bf16_to_f16(uint16_t x, struct counters *c) { return f32_to_f16((uint32_t)x << 16, c); }
+LANE uint16_t bf16_to_f16(uint16_t x, lane_counters *c) { return f32_to_f16((uint32_t)x << 16, c); }
 
-LANE uint16_t f16_to_f16(uint16_t x, struct counters *c)
+LANE uint16_t f16_to_f16(uint16_t x, lane_counters *c)
 {
     c->nan += (x & 0x7fff) > F16_INFINITY;
     return x;
 }
 
 /* The same for an element in memory, at any address. */
-LANE uint16_t f32_at(const uint8_t *src, struct counters *c)
+LANE uint16_t f32_at(const uint8_t *src, lane_counters *c)
 {
     uint32_t x;
 
@@ -71,7 +71,7 @@ LANE uint16_t f32_at(const uint8_t *src, struct counters *c)
     return f32_to_f16(x, c);
 }
 
-LANE uint16_t bf16_at(const uint8_t *src, struct counters *c)
+LANE uint16_t bf16_at(const uint8_t *src, lane_counters *c)
 {
     uint16_t x;
 
@@ -79,7 +79,7 @@ LANE uint16_t bf16_at(const uint8_t *src, struct counters *c)
     return bf16_to_f16(x, c);
 }
 
-LANE uint16_t f16_at(const uint8_t *src, struct counters *c)
+LANE uint16_t f16_at(const uint8_t *src, lane_counters *c)
 {
     uint16_t x;
 
@@ -87,6 +87,6 @@ LANE uint16_t f16_at(const uint8_t *src, struct counters *c)
     return f16_to_f16(x, c);
 }
 
-typedef uint16_t element_fn(const uint8_t *src, struct counters *c);
+typedef uint16_t element_fn(const uint8_t *src, lane_counters *c);
 
 #endif

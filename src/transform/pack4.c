@@ -16,9 +16,7 @@
 #include "transform/pack4_lane.h"
 #include <stdlib.h>
 #include "base/arena.h"
-#include "transform/cast_lane.h"
 #include "transform/rows.h"
-#include "transform/widen_lane.h"
 
 enum { UNIT = 8 /* outputs */ };
 
@@ -167,17 +165,10 @@ struct unit { /* w[i][n]: the inputs 8 i .. 8 i + 7 of output n */
 /* Row p of eight words by eight nibbles becomes column p, in every lane by itself. */
 INLINE void turn_nibbles(uint32_t x[8][8])
 {
-    for (unsigned step = 4, m = 0; m < 3; step /= 2, m++) {
-        static const uint32_t mask[] = { 0x0000ffff, 0x00ff00ff, 0x0f0f0f0f };
-
+    for (unsigned step = 4; step; step /= 2)
         for (unsigned a = 0; a < 8; a++)
-            for (unsigned i = 0; !(a & step) && i < 8; i++) {
-                uint32_t lo = x[a][i], hi = x[a + step][i], swap = (lo >> 4 * step ^ hi) & mask[m];
-
-                x[a][i] = lo ^ swap << 4 * step;
-                x[a + step][i] = hi ^ swap;
-            }
-    }
+            for (unsigned i = 0; !(a & step) && i < 8; i++)
+                nibbles_swap(&x[a][i], &x[a + step][i], step);
 }
 
 INLINE void load_in(struct unit *unit, const struct job *j, size_t r, size_t u)
@@ -235,8 +226,7 @@ INLINE void load_out(struct unit *unit, const struct job *j, size_t r, size_t u,
         }
 }
 
-/* A group is a multiple of 8 inputs: one zero point for each word.  Where nothing leaves 0..15, adding to all eight
- * nibbles at once carries nothing from one to the next. */
+/* A group is a multiple of 8 inputs: one zero point for each word. */
 INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_kind kind, size_t r, size_t u,
                        struct counters *c)
 {
@@ -248,11 +238,8 @@ INLINE void fold_zeros(struct unit *unit, const struct job *j, enum transform_ki
 
         for (unsigned n = 0; n < UNIT; n++) {
             int d = PACK4_ZERO - zero_at(j, kind, u, n, g);
-            uint32_t w = unit->w[i][n], moved = 0;
 
-            for (unsigned b = 0; j->pack->clamp && b < 8; b++)
-                moved |= nibble_clamp(w, b, d, c);
-            unit->w[i][n] = j->pack->clamp ? moved : w + (uint32_t)d * PACK4_ONES;
+            unit->w[i][n] = word_move(unit->w[i][n], d, j->pack->clamp, c);
         }
     }
 }
@@ -531,11 +518,10 @@ void pack4_out_neon(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_neon
 
 /* ---- what is added back where zero points cannot be folded ---- */
 
-/* Of the scale that the runtime multiplies with, which is fp16; the product is exact in fp32 and rounded once. */
+/* Of the scale that the runtime multiplies with, which is fp16. */
 static void correction(uint8_t *dst, uint16_t scale, int zero, struct counters *sum)
 {
-    float v = f16_to_f32(scale) * (float)(PACK4_ZERO - zero);
-    uint16_t h = f32_to_f16(bits_of_f32(v), sum);
+    uint16_t h = scale_times(scale, PACK4_ZERO - zero, sum);
 
     memcpy(dst, &h, sizeof h);
 }

@@ -7,8 +7,8 @@
 #ifndef TRANSFORM_PACK4_LANE_H
 #define TRANSFORM_PACK4_LANE_H
 #include <stdint.h>
-#include "transform/lane.h"
-#include "transform/transform.h"
+#include "transform/cast_lane.h"
+#include "transform/widen_lane.h"
 
 enum {
     PACK4_IN = 64,    /* inputs that are laid out together */
@@ -35,7 +35,7 @@ LANE uint32_t pack4_turn(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3, uns
 }
 
 /* A nibble of a word moved by d, within 0..15. */
-LANE uint32_t nibble_clamp(uint32_t word, unsigned i, int d, struct counters *c)
+LANE uint32_t nibble_clamp(uint32_t word, unsigned i, int d, lane_counters *c)
 {
     int v = (int)(word >> 4 * i & 15) + d, kept = v < 0 ? 0 : v > 15 ? 15 : v;
     uint32_t lost = (uint32_t)(v < kept ? kept - v : v - kept);
@@ -45,9 +45,45 @@ LANE uint32_t nibble_clamp(uint32_t word, unsigned i, int d, struct counters *c)
     return (uint32_t)kept << 4 * i;
 }
 
+/* The eight inputs of a word moved by d.  Where nothing leaves 0..15, adding to all of them at once carries nothing
+ * from one to the next. */
+LANE uint32_t word_move(uint32_t word, int d, bool clamp, lane_counters *c)
+{
+    uint32_t moved = 0;
+
+    if (!clamp)
+        return word + (uint32_t)d * PACK4_ONES;
+    for (unsigned i = 0; i < PACK4_WORD; i++)
+        moved |= nibble_clamp(word, i, d, c);
+    return moved;
+}
+
 /* Which output's weight stands at nibble i of an AWQ word. */
 LANE unsigned awq_output(unsigned i) { return i < 4 ? 2 * i : 2 * (i - 4) + 1; }
 /* And where output n's stands. */
 LANE unsigned awq_place(unsigned n) { return (n & 1) * 4 + n / 2; }
+
+/* Rows a and b of eight by eight nibbles that are `step` apart, in one round of turning them: rows become columns. */
+LANE void nibbles_swap(uint32_t *a, uint32_t *b, unsigned step)
+{
+    uint32_t mask = step == 4 ? 0x0000ffff : step == 2 ? 0x00ff00ff : 0x0f0f0f0f;
+    uint32_t swap = (*a >> 4 * step ^ *b) & mask;
+
+    *a ^= swap << 4 * step;
+    *b ^= swap;
+}
+
+/* d times a scale, in fp16: exact in fp32, and rounded once.  What is not a number is made here, as devices differ in
+ * the NaNs that they make. */
+LANE uint16_t scale_times(uint16_t scale, int d, lane_counters *c)
+{
+    uint32_t abs = scale & 0x7fff;
+
+    if (abs > F16_INFINITY || (abs == F16_INFINITY && !d)) {
+        c->nan++;
+        return (uint16_t)(abs > F16_INFINITY ? scale | 0x200 : 0xfe00);
+    }
+    return f32_to_f16(bits_of_f32(f16_to_f32(scale) * (float)d), c);
+}
 
 #endif
