@@ -11,7 +11,7 @@ def rank(folder):
 
 
 def includes():
-    for file in sorted((ROOT / "src").rglob("*.[ch]")):
+    for file in sorted(f for f in (ROOT / "src").rglob("*") if f.suffix in (".c", ".h", ".cu", ".cuh")):
         for name in re.findall(r'#include "([^"]+)"', file.read_text()):
             yield file, file.parent.name, name
 

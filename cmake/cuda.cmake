@@ -1,0 +1,60 @@
+# The kernels of src/transform/*.cu by nvcc: NAME.fatbin for every architecture that we build for, and NAME.compute_XX.ptx,
+# which the tests run without a GPU. Includers get WEIGHBRIDGE_NVCC_FOUND and, where it is set, the target cuda_kernels.
+set(WEIGHBRIDGE_CUDA AUTO CACHE STRING "Build the CUDA kernels: ON, OFF, or AUTO (where nvcc is found)")
+set(WEIGHBRIDGE_NVCC "" CACHE FILEPATH "nvcc to use; empty: the one on PATH, in CUDA_HOME or in /usr/local/cuda")
+set(CUDA_ARCHITECTURES 80 87 90 100 110 120)
+set(CUDA_TESTED 80 90) # as PTX
+
+set(WEIGHBRIDGE_NVCC_FOUND "")
+if(WEIGHBRIDGE_CUDA STREQUAL "ON" OR (WEIGHBRIDGE_CUDA STREQUAL "AUTO" AND NOT WEIGHBRIDGE_SANITIZER))
+  set(WEIGHBRIDGE_NVCC_FOUND "${WEIGHBRIDGE_NVCC}")
+  if(NOT WEIGHBRIDGE_NVCC_FOUND)
+    find_program(nvcc nvcc NO_CACHE HINTS "$ENV{CUDA_HOME}/bin" PATHS /usr/local/cuda/bin)
+    if(nvcc)
+      set(WEIGHBRIDGE_NVCC_FOUND "${nvcc}")
+    endif()
+  endif()
+  if(NOT EXISTS "${WEIGHBRIDGE_NVCC_FOUND}" AND (WEIGHBRIDGE_NVCC_FOUND OR WEIGHBRIDGE_CUDA STREQUAL "ON"))
+    message(FATAL_ERROR "WEIGHBRIDGE_CUDA=${WEIGHBRIDGE_CUDA}, but there is no nvcc at '${WEIGHBRIDGE_NVCC_FOUND}': "
+                        "install the CUDA toolkit 13, or give nvcc's path by -DWEIGHBRIDGE_NVCC=")
+  endif()
+endif()
+
+if(WEIGHBRIDGE_NVCC_FOUND)
+  execute_process(COMMAND ${WEIGHBRIDGE_NVCC_FOUND} --version OUTPUT_VARIABLE version)
+  string(REGEX MATCH "release ([0-9]+)" version "${version}")
+  if(NOT CMAKE_MATCH_1 GREATER_EQUAL 13) # older ones do not know all of the architectures
+    if(WEIGHBRIDGE_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "WEIGHBRIDGE_CUDA=ON, but ${WEIGHBRIDGE_NVCC_FOUND} is not of CUDA 13 or later (${version})")
+    endif()
+    message(STATUS "no CUDA kernels: ${WEIGHBRIDGE_NVCC_FOUND} is not of CUDA 13 or later (${version})")
+    set(WEIGHBRIDGE_NVCC_FOUND "")
+  endif()
+endif()
+
+if(WEIGHBRIDGE_NVCC_FOUND)
+  set(CUDA_DIR ${CMAKE_CURRENT_BINARY_DIR}/cuda)
+  file(MAKE_DIRECTORY ${CUDA_DIR})
+  foreach(arch ${CUDA_ARCHITECTURES})
+    list(APPEND CUDA_TARGETS -gencode arch=compute_${arch},code=sm_${arch})
+  endforeach()
+  list(APPEND CUDA_TARGETS -gencode arch=compute_80,code=compute_80) # for those that are not on the list
+  set(CUDA_FLAGS -O3 -std=c++17 -I${CMAKE_CURRENT_SOURCE_DIR}/src -Werror all-warnings)
+  file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS src/transform/*.cu)
+  file(GLOB CUDA_HEADERS CONFIGURE_DEPENDS src/transform/*.cuh src/transform/*lane.h)
+  list(APPEND CUDA_HEADERS src/transform/transform.h)
+  foreach(source ${CUDA_SOURCES})
+    get_filename_component(name ${source} NAME_WE)
+    add_custom_command(OUTPUT ${CUDA_DIR}/${name}.fatbin DEPENDS ${source} ${CUDA_HEADERS} VERBATIM
+      COMMAND ${WEIGHBRIDGE_NVCC_FOUND} ${CUDA_FLAGS} ${CUDA_TARGETS} -fatbin ${source} -o ${CUDA_DIR}/${name}.fatbin)
+    list(APPEND CUDA_FILES ${CUDA_DIR}/${name}.fatbin)
+    foreach(arch ${CUDA_TESTED})
+      set(ptx ${CUDA_DIR}/${name}.compute_${arch}.ptx)
+      add_custom_command(OUTPUT ${ptx} DEPENDS ${source} ${CUDA_HEADERS} VERBATIM
+        COMMAND ${WEIGHBRIDGE_NVCC_FOUND} ${CUDA_FLAGS} -lineinfo -arch=compute_${arch} -ptx ${source} -o ${ptx})
+      list(APPEND CUDA_FILES ${ptx})
+    endforeach()
+  endforeach()
+  add_custom_target(cuda_kernels ALL DEPENDS ${CUDA_FILES})
+  message(STATUS "CUDA kernels by ${WEIGHBRIDGE_NVCC_FOUND}")
+endif()
