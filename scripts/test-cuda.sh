@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The CUDA kernels without a GPU: nvcc's PTX for sm_80 and sm_90 is run on the processor and compared with the CPU's
+# transforms, and the machine code is held to its rules. Sets itself up with a compiler of its own from PyPI (110 MB).
+#
+#     scripts/test-cuda.sh [--all] [ARGUMENTS FOR PYTEST]        # --all: the whole matrix
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+
+cuda=$CACHE/venv-cuda/lib/python3.*/site-packages/nvidia/cu13/bin
+
+build() {
+    cmake -S . -B build/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIGHBRIDGE_TESTS=ON -DWEIGHBRIDGE_WERROR=ON \
+        -DWEIGHBRIDGE_CUDA=ON -DWEIGHBRIDGE_NVCC="$(echo $cuda/nvcc)"
+    cmake --build build/cuda --target cuda_kernels transforms
+}
+
+if [ "${1-}" = --all ]; then
+    export WEIGHBRIDGE_CUDA_ALL=1
+    shift
+fi
+step "Debian packages (scripts/setup.sh --tests)" scripts/setup.sh --tests
+step "Python environment with nvcc: .cache/venv-cuda" venv cuda
+step "kernels and the CPU's transforms: build/cuda" build
+PATH=$(echo $cuda):$PATH exec .cache/venv-cuda/bin/python -m pytest tests/cuda "$@"
