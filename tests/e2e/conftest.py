@@ -13,6 +13,7 @@ WEIGHBRIDGE_SKIPS names a list of tests that may be skipped (.ci/skips); then an
 import fnmatch
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in scripts/onnx_run.py; before a test imports numpy
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in pytest-xdist's workers; programs that they start would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 BUILDS = ["build/asan/weighbridge", "build/release/weighbridge", "build/weighbridge"]
