@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in scripts/onnx_run.py; before a test imports numpy
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in pytest-xdist's workers; programs that they start would ignore it too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell; what it starts would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"

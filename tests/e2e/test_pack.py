@@ -419,16 +419,26 @@ def test_two_runs_do_not_meet(weighbridge, exported, tmp_path):
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 
 
+def rotations(path, block, n):
+    """A file of a block `n` times, each time begun one byte later."""
+    path.parent.mkdir()
+    with open(path, "wb") as f:
+        for i in range(n):
+            f.write(block[i:] + block[:i])
+    return path.parent
+
+
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """160 MB that take a while."""
-    d = tmp_path_factory.mktemp("noise") / "in"
-    d.mkdir()
-    block = os.urandom(1 << 20)
-    with open(d / "noise", "wb") as f:
-        for i in range(160):
-            f.write(block[i:] + block[:i])
-    return d
+    """168 MB that do not shrink much."""
+    return rotations(tmp_path_factory.mktemp("noise") / "in" / "noise", os.urandom(1 << 20), 160)
+
+
+@pytest.fixture(scope="module")
+def much(tmp_path_factory):
+    """500 MB of hexadecimal digits, over which compression takes longer than a signal needs to be heard: unlike noise, they shrink,
+    and within a chunk nothing repeats."""
+    return rotations(tmp_path_factory.mktemp("much") / "in" / "noise", os.urandom(4 << 20).hex().encode(), 60)
 
 
 def begun(weighbridge, path, *args):
@@ -456,21 +466,21 @@ def stopped(weighbridge, number, undo, path, *args):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_in_the_middle(weighbridge, exported, noise, tmp_path, number):
+def test_killed_in_the_middle(weighbridge, exported, much, tmp_path, number):
     """FILE.partial and OUT.partial at most; the older ones stay; the next run takes over."""
     file, out = tmp_path / "x.wbz", tmp_path / "out"
     weighbridge.ok("pack", exported, file)
     old = file.read_bytes()
-    stopped(weighbridge, number, lambda: file.write_bytes(old), tmp_path / "x.wbz.partial", "pack", noise, file, "--overwrite")
+    stopped(weighbridge, number, lambda: file.write_bytes(old), tmp_path / "x.wbz.partial", "pack", much, file, "--overwrite")
     left = {"x.wbz", "x.wbz.partial"} if number == signal.SIGKILL else {"x.wbz"}
     assert {p.name for p in tmp_path.iterdir()} == left and file.read_bytes() == old
-    weighbridge.ok("pack", noise, file, "--overwrite")
+    weighbridge.ok("pack", much, file, "--overwrite")
     stopped(weighbridge, number, lambda: shutil.rmtree(out), tmp_path / "out.partial" / "noise", "unpack", file, out)
     left = {"x.wbz", "out.partial"} if number == signal.SIGKILL else {"x.wbz"}
     assert {p.name for p in tmp_path.iterdir()} == left
     weighbridge.ok("unpack", file, out)
     assert {p.name for p in tmp_path.iterdir()} == {"x.wbz", "out"}
-    assert (out / "noise").read_bytes() == (noise / "noise").read_bytes()
+    assert (out / "noise").read_bytes() == (much / "noise").read_bytes()
 
 
 def on_small_disk(tmp_path, size, *commands):

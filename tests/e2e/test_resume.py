@@ -49,7 +49,7 @@ def records(partial):
     if len(text) < 32:
         return 0
     record, head = struct.unpack("<QQ", text[8:24])
-    return (len(text) - 32 - head) // record
+    return (len(text) - 32 - head) // record if record else 0  # the head is written last
 
 
 def broken(weighbridge, model, out, command="export", args=QUICK, at_least=1):
