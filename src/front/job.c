@@ -4,6 +4,7 @@
 #include "emit/outdir.h"
 #include "emit/runtime_config.h"
 #include "io/io.h"
+#include "io/limits.h"
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -33,15 +34,24 @@ static int zero_points(const char *name, enum zero_points *z, struct err *e)
     return err_set(e, ERR_USAGE, "--zero-points %s is unknown: expected exact, clamp or refuse", name);
 }
 
+/* In a small container, half of what it may have: the rest is for the program, metadata, and what passes through the
+ * page cache. */
+static uint64_t memory_default(void)
+{
+    uint64_t half = limits_memory() / 2 / PLAN_MEMORY_MIN * PLAN_MEMORY_MIN;
+
+    return half < PLAN_MEMORY_MIN ? PLAN_MEMORY_MIN : half < PLAN_MEMORY_DEFAULT ? half : PLAN_MEMORY_DEFAULT;
+}
+
 int job_budget(const struct wb_options *o, struct plan_budget *b, struct err *e)
 {
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned processors = limits_processors();
 
-    b->memory = o->memory ? o->memory : PLAN_MEMORY_DEFAULT;
+    b->memory = o->memory ? o->memory : memory_default();
     if (b->memory < PLAN_MEMORY_MIN)
         return err_set(e, ERR_USAGE, "--memory %llu is too little: expected at least %llu (16M)",
                        (unsigned long long)b->memory, PLAN_MEMORY_MIN);
-    b->threads = o->threads ? o->threads : processors < 1 ? 1 : (unsigned)processors;
+    b->threads = o->threads ? o->threads : processors;
     if (!o->threads && b->threads > THREADS_DEFAULT_MOST)
         b->threads = THREADS_DEFAULT_MOST;
     if (b->threads > THREADS_MOST)
@@ -289,11 +299,27 @@ static int decide_files(struct export_job *j, struct err *e)
     return ret;
 }
 
+/* The system kills a process that takes more than its group may have. */
+static void note_memory(struct export_job *j)
+{
+    uint64_t limit = limits_memory();
+    char asked[24], most[24];
+
+    if (j->budget.memory >= limit)
+        notes_add(
+            &j->notes, NOTE_WARNING,
+            "--memory of %s is all of the %s that this process may have, or more: it may be killed; give it less, "
+            "or leave --memory out",
+            str_bytes(asked, j->budget.memory), str_bytes(most, limit));
+}
+
 int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e)
 {
     *j = (struct export_job){ .options = o, .hints = *h };
-    if (job_check_options(o, &j->budget, &j->dialect, e) ||
-        (o->draft ? draft_open : ckpt_open)(&j->ckpt, o->model, &j->arena, &j->notes, e))
+    if (job_check_options(o, &j->budget, &j->dialect, e))
+        return -1;
+    note_memory(j);
+    if ((o->draft ? draft_open : ckpt_open)(&j->ckpt, o->model, &j->arena, &j->notes, e))
         return -1;
     j->stage = JOB_CHECKPOINT;
     if (o->draft && draft_adopt(j, e))

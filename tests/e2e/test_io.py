@@ -396,3 +396,13 @@ def test_a_memory_limit_is_never_hit(weighbridge_release, large, tmp_path, limit
     drop(large)
     weighbridge_release.ok("export", large, tmp_path / "out", *QUICK, "--memory", "64M", prefix=prefix)
     assert hits() == 0
+
+
+def test_the_default_memory_fits_a_small_container(weighbridge_release, large, tmp_path, limited):
+    """Half of what a control group allows; more than that may be asked for, with a warning."""
+    prefix, hits = limited(300 << 20)
+    weighbridge_release.ok("export", large, tmp_path / "out", *QUICK, "--report", tmp_path / "report.json", prefix=prefix)
+    memory = json.loads((tmp_path / "report.json").read_text())["memory"]
+    assert memory["budget"] == 144 << 20 and hits() == 0  # in steps of 16 MiB
+    assert "may be killed" in weighbridge_release.ok("plan", large, "--memory", "300M", prefix=prefix).stderr
+    assert "may be killed" not in weighbridge_release.ok("plan", large, "--memory", "200M", prefix=prefix).stderr
