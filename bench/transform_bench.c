@@ -1,6 +1,6 @@
 /* transform_bench.c - every transform, every variant this processor has: rate, and whether it is right.
  *
- *     transform_bench [--mib 256] [--runs 9] [--csv]
+ *     transform_bench [--mib 256] [--runs 9] [--csv] [--only PART OF A NAME]
  *
  * Works on data far larger than the caches, on huge pages where they can be
  * had; the best of the runs counts, by thread CPU time, so that neighbours
@@ -137,6 +137,7 @@ struct bench {
     size_t bytes;
     unsigned runs;
     bool csv;
+    const char *only; /* transforms with this in their name; NULL: all */
     size_t wrong;
 };
 
@@ -213,6 +214,8 @@ static void measure(struct bench *b, const struct transform *t, const struct sha
 {
     struct run r;
 
+    if (b->only && !strstr(t->name, b->only))
+        return;
     if (!(s == &packed ? lay_out_pack(b, t, &r) : lay_out(b, t, s, &r)))
         return;
     r.f = t->ref;
@@ -247,8 +250,10 @@ int main(int argc, char **argv)
             b.bytes = (size_t)atoi(argv[++i]) << 20;
         } else if (!strcmp(argv[i], "--runs") && i + 1 < argc && atoi(argv[i + 1]) > 0) {
             b.runs = (unsigned)atoi(argv[++i]);
+        } else if (!strcmp(argv[i], "--only") && i + 1 < argc) {
+            b.only = argv[++i];
         } else {
-            fprintf(stderr, "usage: transform_bench [--mib 256] [--runs 9] [--csv]\n");
+            fprintf(stderr, "usage: transform_bench [--mib 256] [--runs 9] [--csv] [--only PART]\n");
             return 2;
         }
     }

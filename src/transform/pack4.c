@@ -277,7 +277,8 @@ struct machine {
 };
 
 /* Blocks of a few units by a few cells: both sides are touched in runs of some lines, and lines of the source serve
- * all units that share them. */
+ * all units that share them.  Where inputs come in the order of their groups, each cell takes lines from everywhere,
+ * and a block has all cells: so a line comes from memory once. */
 INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine *m)
 {
     enum { CELLS = 16 };
@@ -286,11 +287,12 @@ INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine 
     size_t pitch = panel ? j->dst_pitch : cells * PACK4_CELL;
     bool stream = m->stream && ((uintptr_t)j->dst | pitch) % 32 == 0 && cells * units * 2 * PACK4_CELL >= STREAM_MIN;
     uint32_t *order = order_of(j);
+    size_t some = order ? cells : CELLS;
     struct counters sum = { 0 };
 
-    for (size_t r0 = 0; r0 < cells; r0 += CELLS)
+    for (size_t r0 = 0; r0 < cells; r0 += some)
         for (size_t u0 = 0; u0 < units; u0 += BATCH)
-            for (size_t r = r0; r < cells && r < r0 + CELLS; r++) {
+            for (size_t r = r0; r < cells && r < r0 + some; r++) {
                 size_t n = units - u0 < BATCH ? units - u0 : BATCH;
                 struct unit unit[BATCH];
                 bool loaded = m->batch && m->batch(unit, j, kind, order, r, u0, n);
@@ -473,18 +475,55 @@ AVX2 static bool batch_avx2(struct unit *unit, const struct job *j, enum transfo
     return true;
 }
 
+/* The same with each nibble turned to its place at once. */
+AVX512 static bool batch_in_act_avx512(struct unit *unit, const struct job *j, const uint32_t *order, size_t r,
+                                       size_t u)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        __m512i w[BATCH / 2];
+
+        for (unsigned c = 0; c < BATCH / 2; c++)
+            w[c] = _mm512_setzero_si512();
+        for (unsigned b = 0; b < 8; b++) {
+            uint32_t k = order[r * PACK4_IN + i * 8 + b];
+            const uint8_t *src = (const uint8_t *)j->src + k / 8 * j->src_pitch + u * 32;
+            __m512i turn = _mm512_set1_epi32((int)((b - k) % 8 * 4)), place = _mm512_set1_epi32((int)(15u << 4 * b));
+
+            for (unsigned c = 0; c < BATCH / 2; c++) {
+                __m512i x = _mm512_rolv_epi32(_mm512_loadu_si512(src + c * 64), turn);
+
+                w[c] = _mm512_ternarylogic_epi32(w[c], x, place, 0xf8); /* w or (x and place) */
+            }
+        }
+        for (unsigned c = 0; c < BATCH / 2; c++) {
+            _mm256_storeu_si256((__m256i *)unit[2 * c].w[i], _mm512_castsi512_si256(w[c]));
+            _mm256_storeu_si256((__m256i *)unit[2 * c + 1].w[i], _mm512_extracti64x4_epi64(w[c], 1));
+        }
+    }
+    return true;
+}
+
+AVX512 static bool batch_avx512(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order,
+                                size_t r, size_t u, size_t n)
+{
+    if (kind == TRANSFORM_PACK4_IN_ACT && n == BATCH)
+        return batch_in_act_avx512(unit, j, order, r, u);
+    return batch_avx2(unit, j, kind, order, r, u, n);
+}
+
+/* Elsewhere wider vectors would not help: the lanes of 16 bytes are what the layout is made of. */
 static const struct machine machine_avx2 = { store_avx2, stream_avx2, batch_avx2 };
+static const struct machine machine_avx512 = { store_avx2, stream_avx2, batch_avx512 };
 
 #define PACK4(isa, ATTRIBUTE)                                                                                          \
-    ATTRIBUTE void pack4_in_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN, &machine_avx2), _mm_sfence(); }        \
+    ATTRIBUTE void pack4_in_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN, &machine_##isa), _mm_sfence(); }       \
     ATTRIBUTE void pack4_in_act_##isa(struct job *j)                                                                   \
     {                                                                                                                  \
-        pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_avx2), _mm_sfence();                                                 \
+        pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_##isa), _mm_sfence();                                                \
     }                                                                                                                  \
-    ATTRIBUTE void pack4_awq_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ, &machine_avx2), _mm_sfence(); }      \
-    ATTRIBUTE void pack4_out_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_avx2), _mm_sfence(); }
+    ATTRIBUTE void pack4_awq_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ, &machine_##isa), _mm_sfence(); }     \
+    ATTRIBUTE void pack4_out_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_##isa), _mm_sfence(); }
 
-/* Wider vectors would not help: the lanes of 16 bytes are what the layout is made of. */
 PACK4(avx2, AVX2)
 PACK4(avx512, AVX512)
 

@@ -99,10 +99,23 @@ const struct transform *transform_find(enum transform_kind kind, enum dtype src,
     return NULL;
 }
 
+/* The first processors with AVX-512 (Skylake, Cascade Lake), which lack its VBMI, lower their clock for it by more than
+ * casts and transposes gain (bench/README.md). Whoever names it gets it. */
+static bool pays(const struct transform *t, enum isa isa)
+{
+#if defined(__x86_64__)
+    return isa != ISA_AVX512 || t->kind > TRANSFORM_TRANSPOSE || isa_allowed() == ISA_AVX512 ||
+           __builtin_cpu_supports("avx512vbmi");
+#else
+    (void)t, (void)isa;
+    return true;
+#endif
+}
+
 void (*transform_best(const struct transform *t))(struct job *j)
 {
     for (int i = (int)isa_best(); i > ISA_SCALAR; i--)
-        if (t->fast[i])
+        if (t->fast[i] && pays(t, (enum isa)i))
             return t->fast[i];
     return t->ref;
 }

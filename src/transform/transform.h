@@ -89,7 +89,7 @@ extern const size_t transforms_n;
 
 /* NULL: there is none, which the caller has to refuse by name. */
 const struct transform *transform_find(enum transform_kind kind, enum dtype src, enum dtype dst);
-/* The best variant for this processor.  WEIGHBRIDGE_ISA=scalar|avx2|avx512|neon in the environment forbids better
+/* The fastest variant for this processor.  WEIGHBRIDGE_ISA=scalar|avx2|avx512|neon in the environment forbids better
  * ones than that; another name forbids nothing. */
 void (*transform_best(const struct transform *t))(struct job *j);
 const char *isa_name(enum isa isa);

@@ -9,7 +9,15 @@
 #define AVX512_EMULATED_H
 #include <immintrin.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* The emulation claims every instruction set; asked before it does: is there AVX2 (and so F16C) to run it on? */
+__attribute__((constructor)) static void emu_needs_avx2(void)
+{
+    if (!__builtin_cpu_supports("avx2"))
+        exit(77);
+}
 
 typedef union {
     uint16_t w[32];
@@ -51,6 +59,7 @@ EMU_LANES(emu_and, q, 8, a.q[i] & b.q[i])
 EMU_LANES(emu_sub16, w, 32, a.w[i] - b.w[i])
 EMU_LANES(emu_sub32, d, 16, a.d[i] - b.d[i])
 EMU_LANES(emu_max32, d, 16, a.d[i] > b.d[i] ? a.d[i] : b.d[i])
+EMU_LANES(emu_rotate32, d, 16, a.d[i] << b.d[i] % 32 | (uint64_t)a.d[i] >> (32 - b.d[i] % 32))
 EMU_LANES(emu_min32, d, 16, a.d[i] < b.d[i] ? a.d[i] : b.d[i])
 /* Unpacking interleaves within each 128 bits. */
 EMU_LANES(emu_lo16, w, 32, (i & 1 ? b : a).w[(i & 24) + (i & 7) / 2])
@@ -124,6 +133,23 @@ EMU emu512 emu_insert128(emu512 v, __m128i part, int at)
     return v;
 }
 
+EMU __attribute__((target("avx"))) __m256i emu_low256(emu512 v) { return v.y[0]; }
+EMU __attribute__((target("avx"))) __m256i emu_extract256(emu512 v, int at) { return v.y[at]; }
+
+/* Bit i of the result is bit 4 a + 2 b + c of the table, a, b, c being bits i. */
+EMU emu512 emu_ternary(emu512 a, emu512 b, emu512 c, int table)
+{
+    emu512 r;
+
+    for (int i = 0; i < 8; i++) {
+        r.q[i] = 0;
+        for (int t = 0; t < 8; t++)
+            if (table >> t & 1)
+                r.q[i] |= (t & 4 ? a.q[i] : ~a.q[i]) & (t & 2 ? b.q[i] : ~b.q[i]) & (t & 1 ? c.q[i] : ~c.q[i]);
+    }
+    return r;
+}
+
 EMU __attribute__((target("avx"))) emu512 emu_insert256(emu512 v, __m256i part, int at)
 {
     v.y[at] = part;
@@ -160,6 +186,8 @@ EMU __attribute__((target("avx,f16c"))) __m256i emu_half(emu512 v)
 #undef _mm512_inserti32x4
 #undef _mm512_inserti64x4
 #undef _mm512_maskz_cvtps_ph
+#undef _mm512_extracti64x4_epi64
+#undef _mm512_ternarylogic_epi32
 #define __m512i                               emu512
 #define _mm512_loadu_si512(p)                 emu_loadu(p)
 #define _mm512_storeu_si512(p, v)             emu_storeu(p, v)
@@ -190,6 +218,10 @@ EMU __attribute__((target("avx,f16c"))) __m256i emu_half(emu512 v)
 #define _mm512_castsi512_ps(v)                (v)
 #define _mm512_inserti32x4                    emu_insert128
 #define _mm512_inserti64x4                    emu_insert256
+#define _mm512_castsi512_si256                emu_low256
+#define _mm512_extracti64x4_epi64             emu_extract256
+#define _mm512_rolv_epi32                     emu_rotate32
+#define _mm512_ternarylogic_epi32             emu_ternary
 #define _mm512_permutex2var_epi64             emu_permute64
 #define _mm512_maskz_cvtps_ph(mask, v, round) ((void)(mask), (void)(round), emu_half(v))
 #define __m512                                emu512

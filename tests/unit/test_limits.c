@@ -67,7 +67,7 @@ static void nonsense_is_no_limit(void **state)
 static void processors_are_those_of_the_thread(void **state)
 {
     cpu_set_t before, one;
-    int first = 0;
+    size_t first = 0;
 
     (void)state;
     assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
