@@ -9,7 +9,8 @@ Makes a synthetic checkpoint of a named shape once (kept in DIR), then measures 
   warm     the checkpoint in the page cache
   limited  cold, in a memory cgroup of 512 MiB (skipped, and said, where cgroups are refused)
 the contenders:
-  raw      one process reads all bytes by direct I/O while another writes as many and flushes: no work, the ceiling
+  raw      raw_io.c: all bytes are read past the page cache while as many as the export writes are written and flushed, no
+           work between: the ceiling. Warm: written only
   cp       cp of the weights, then sync
   export   with fsync; OPTIONS go to it
   torch    with --peers PYTHON that has torch and safetensors: every tensor loaded, cast, transposed, saved
@@ -278,12 +279,17 @@ os.sync()
 """
 
 
-def contenders(o, model, files, size):
+def output_bytes(program, model, options):
+    """What an export of it writes."""
+    plan = subprocess.run([program, "plan", model, "--json", *options], capture_output=True, text=True, check=True)
+    return json.loads(plan.stdout)["bytes"]["write"]
+
+
+def contenders(o, state, model, files, written):
     out, copy = os.path.join(o.dir, "out"), os.path.join(o.dir, "copy")
     paths = [os.path.join(model, f) for f in files]
-    raw = ('mkdir "$0"; n=$1; shift; (for f in "$@"; do dd if="$f" of=/dev/null bs=4M iflag=direct status=none; done) & '
-           'dd if=/dev/zero of="$0/raw" bs=8M count=$n oflag=direct conv=fsync status=none && wait $!')
-    all_ = {"raw": ["sh", "-c", raw, copy, str(-(-size // (8 << 20)))] + paths,
+    raw = [os.path.join(os.path.dirname(o.program), "bench", "raw_io"), os.path.join(copy, "raw"), str(written)]
+    all_ = {"raw": ["sh", "-c", 'mkdir "$0" && exec "$@"', copy, *raw] + ([] if state == "warm" else paths),
             "cp": ["sh", "-c", 'mkdir "$0" && cp "$@" "$0"/ && sync', copy] + paths,
             "export": [o.program, "export", model, out, "-q", *o.options]}
     if o.peers:
@@ -310,7 +316,7 @@ def round_(o, state, names, commands, places, paths, keep):
     return True
 
 
-def show(state, results, size):
+def show(state, results, size, written):
     print(f"-- {state}")
     for who, runs in results.items():
         of = lambda key: [r[key] for r in runs]
@@ -321,6 +327,10 @@ def show(state, results, size):
         if base in results and "export" in results:
             print(line(f"export / {base}, pair by pair",
                        [a["wall"] / b["wall"] for a, b in zip(results["export"], results[base])], "x"))
+    if "cp" in results and written > size * 1.01:  # a tied head is written twice; cp copies it once
+        moved = written / size if state == "warm" else (size + written) / (2 * size)
+        print(line("export / cp, of a byte that is moved",
+                   [a["wall"] / b["wall"] / moved for a, b in zip(results["export"], results["cp"])], "x"))
 
 
 def main():
@@ -347,18 +357,20 @@ def main():
     files = sorted(f for f in os.listdir(model) if f.endswith(".safetensors"))
     paths = [os.path.join(model, f) for f in files]
     size = sum(map(os.path.getsize, paths))
-    commands, places = contenders(o, model, files, size)
-    print(f"{o.shape}: {shape[1]} layers, {size / 1e9:.2f} GB in {len(files)} file(s); {o.runs} rounds, load {os.getloadavg()[0]:.1f}")
+    written = output_bytes(o.program, model, o.options)
+    print(f"{o.shape}: {shape[1]} layers, {size / 1e9:.2f} GB in {len(files)} file(s), {written / 1e9:.2f} GB written; {o.runs} rounds, "
+          f"load {os.getloadavg()[0]:.1f}")
     rows = []
     for state in {"both": ["cold", "warm"], "all": ["cold", "warm", "limited"]}.get(o.state, [o.state]):
         results = {}
-        names = [n for n in commands if state != "warm" or n != "raw"]  # which is of the disk
+        commands, places = contenders(o, state, model, files, written)
+        names = list(commands)
         for i in range(o.runs):
             if not round_(o, state, names[i % len(names):] + names[:i % len(names)], commands, places, paths, results):
                 print(f"-- {state}: skipped, no memory cgroup can be made here")
                 break
         if results:
-            show(state, results, size)
+            show(state, results, size, written)
         rows += [[o.shape, state, who, i, *(f"{v:.3f}" if isinstance(v, float) else v for v in r.values()), size]
                  for who, runs in results.items() for i, r in enumerate(runs)]
     if o.csv:
