@@ -1,4 +1,5 @@
 #include "archive/archive.h"
+#include "base/hash.h"
 #include "base/le.h"
 #include "io/file.h"
 #include <errno.h>
@@ -7,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 /* Any of sixteen magic numbers makes a frame that zstd skips; this one is ours. */

@@ -1,11 +1,11 @@
 #include "archive/pack.h"
+#include "base/hash.h"
 #include "archive/crew.h"
 #include "archive/planes.h"
 #include "archive/tree.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 enum {

@@ -1,4 +1,5 @@
 /* unpack.c - frames back into files, or into nothing where only their checksums are wanted. */
+#include "base/hash.h"
 #include "archive/crew.h"
 #include "archive/pack.h"
 #include "archive/planes.h"
@@ -14,7 +15,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 enum { TURN_HASH, ZSTD_STATE = 256 << 10 /* bytes */ };

@@ -1,4 +1,5 @@
 #include "emit/tokenizer_files.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/str.h"
 #include "emit/chat_template.h"
@@ -11,7 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 #define XXH_INLINE_ALL
-#include <xxhash.h>
 
 enum {
     JSON_MOST = 64 << 20,    /* of the JSON files that are read, not copied */

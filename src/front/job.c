@@ -1,4 +1,5 @@
 #include "front/job.h"
+#include "base/hash.h"
 #include "front/draft.h"
 #include "front/merge.h"
 #include "emit/outdir.h"
@@ -7,7 +8,6 @@
 #include "io/limits.h"
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum { THREADS_DEFAULT_MOST = 8, THREADS_MOST = 256 };
 

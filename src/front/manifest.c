@@ -1,11 +1,11 @@
 #include "front/manifest.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "front/document.h"
 #include "io/file.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define ANEW "run without --resume to begin anew"
 

@@ -1,7 +1,7 @@
 #include "front/merge.h"
+#include "base/hash.h"
 #include <string.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 static bool is_directory(const char *path)
 {

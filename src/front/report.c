@@ -1,9 +1,9 @@
 #include "front/report.h"
+#include "base/hash.h"
 #include "front/document.h"
 #include "front/merge.h"
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 json_t *report_notes(const struct notes *n)
 {

@@ -1,4 +1,5 @@
 #include "front/together.h"
+#include "base/hash.h"
 #include "front/manifest.h"
 #include "io/io.h"
 #include <errno.h>
@@ -6,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 static const char *journal_name(struct export_job *j, int rank)
 {

@@ -5,6 +5,7 @@
  * memory.  Nodes, inputs, outputs (verify_graph.c) and side files are compared
  * with what this version would write; padding must be zero. */
 #include <weighbridge.h>
+#include "base/hash.h"
 #include "base/json.h"
 #include "emit/lora_insert.h"
 #include "front/differences.h"
@@ -18,7 +19,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define META_VOCAB    "weighbridge.reduced_vocab"
 #define META_TEMPLATE "weighbridge.chat_template"

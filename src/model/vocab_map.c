@@ -1,9 +1,9 @@
 #include "model/vocab_map.h"
+#include "base/hash.h"
 #include "checkpoint/checkpoint.h"
 #include "io/file.h"
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { FILE_MOST = 64 << 20 }; /* 16 million ids: no vocabulary comes near it */
 

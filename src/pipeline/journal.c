@@ -1,10 +1,10 @@
 #include "pipeline/journal.h"
+#include "base/hash.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include "io/file.h"
 
 enum { HEAD_MOST = 16 << 20, AT_ONCE = 64 };

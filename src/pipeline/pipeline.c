@@ -3,9 +3,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 #include "base/arena.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "io/file.h"
 #include "pipeline/journal.h"
 #include "pipeline/run.h"

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include "base/arena.h"
+#include "base/hash.h"
 #include "io/file.h"
 #include "pipeline/journal.h"
 #include "pipeline/run.h"

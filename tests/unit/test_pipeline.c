@@ -11,9 +11,9 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <cmocka.h>
 #include "base/clock.h"
+#include "base/hash.h"
 #include "io/engine_fault.h"
 #include "io/file.h"
 #include "io/io.h"
