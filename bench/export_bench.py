@@ -279,15 +279,27 @@ os.sync()
 """
 
 
+def checkpoint(directory, name, layers=None, shards=1):
+    """Makes it where it is not there. -> its path, those of its shards, their bytes"""
+    shape = list(SHAPES[name])
+    shape[1] = layers or shape[1]
+    model = os.path.join(directory, f"{name}-{shape[1]}-{shards}")
+    if not os.path.isdir(model):
+        shutil.rmtree(model + ".making", ignore_errors=True)
+        make(model + ".making", shape, shards, group=FOUR_BITS.get(name, 0))
+        os.rename(model + ".making", model)
+    paths = [os.path.join(model, f) for f in sorted(os.listdir(model)) if f.endswith(".safetensors")]
+    return model, paths, sum(map(os.path.getsize, paths))
+
+
 def output_bytes(program, model, options):
     """What an export of it writes."""
     plan = subprocess.run([program, "plan", model, "--json", *options], capture_output=True, text=True, check=True)
     return json.loads(plan.stdout)["bytes"]["write"]
 
 
-def contenders(o, state, model, files, written):
+def contenders(o, state, model, paths, written):
     out, copy = os.path.join(o.dir, "out"), os.path.join(o.dir, "copy")
-    paths = [os.path.join(model, f) for f in files]
     raw = [os.path.join(os.path.dirname(o.program), "bench", "raw_io"), os.path.join(copy, "raw"), str(written)]
     all_ = {"raw": ["sh", "-c", 'mkdir "$0" && exec "$@"', copy, *raw] + ([] if state == "warm" else paths),
             "cp": ["sh", "-c", 'mkdir "$0" && cp "$@" "$0"/ && sync', copy] + paths,
@@ -346,24 +358,14 @@ def main():
     ap.add_argument("--csv")
     ap.add_argument("options", nargs="*", help="for weighbridge export, after --")
     o = ap.parse_args()
-    shape = list(SHAPES[o.shape])
-    if o.layers:
-        shape[1] = o.layers
-    model = os.path.join(o.dir, f"{o.shape}-{shape[1]}-{o.shards}")
-    if not os.path.isdir(model):
-        shutil.rmtree(model + ".making", ignore_errors=True)
-        make(model + ".making", shape, o.shards, group=FOUR_BITS.get(o.shape, 0))
-        os.rename(model + ".making", model)
-    files = sorted(f for f in os.listdir(model) if f.endswith(".safetensors"))
-    paths = [os.path.join(model, f) for f in files]
-    size = sum(map(os.path.getsize, paths))
+    model, paths, size = checkpoint(o.dir, o.shape, o.layers, o.shards)
     written = output_bytes(o.program, model, o.options)
-    print(f"{o.shape}: {shape[1]} layers, {size / 1e9:.2f} GB in {len(files)} file(s), {written / 1e9:.2f} GB written; {o.runs} rounds, "
+    print(f"{o.shape}: {size / 1e9:.2f} GB in {len(paths)} file(s), {written / 1e9:.2f} GB written; {o.runs} rounds, "
           f"load {os.getloadavg()[0]:.1f}")
     rows = []
     for state in {"both": ["cold", "warm"], "all": ["cold", "warm", "limited"]}.get(o.state, [o.state]):
         results = {}
-        commands, places = contenders(o, state, model, files, written)
+        commands, places = contenders(o, state, model, paths, written)
         names = list(commands)
         for i in range(o.runs):
             if not round_(o, state, names[i % len(names):] + names[:i % len(names)], commands, places, paths, results):
