@@ -404,5 +404,5 @@ def test_the_default_memory_fits_a_small_container(weighbridge_release, large, t
     weighbridge_release.ok("export", large, tmp_path / "out", *QUICK, "--report", tmp_path / "report.json", prefix=prefix)
     memory = json.loads((tmp_path / "report.json").read_text())["memory"]
     assert memory["budget"] == 144 << 20 and hits() == 0  # in steps of 16 MiB
-    assert "may be killed" in weighbridge_release.ok("plan", large, "--memory", "300M", prefix=prefix).stderr
-    assert "may be killed" not in weighbridge_release.ok("plan", large, "--memory", "200M", prefix=prefix).stderr
+    assert "may be killed" in weighbridge_release.ok("plan", large, "--memory", "300M", prefix=prefix).stdout
+    assert "may be killed" not in weighbridge_release.ok("plan", large, "--memory", "200M", prefix=prefix).stdout
