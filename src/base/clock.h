@@ -1,6 +1,7 @@
 /* clock.h - seconds that only go forward, for rates and reports. */
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
+#include <stdint.h>
 #include <time.h>
 
 static inline double clock_seconds(clockid_t id)
@@ -12,15 +13,15 @@ static inline double clock_seconds(clockid_t id)
 }
 static inline double clock_wall(void) { return clock_seconds(CLOCK_MONOTONIC); }
 static inline double clock_thread_cpu(void) { return clock_seconds(CLOCK_THREAD_CPUTIME_ID); }
-/* When `ns` (below a second) from now will be: what a wait on a condition of CLOCK_MONOTONIC ends with. */
-static inline struct timespec clock_in(long ns)
+/* When `ns` from now will be: what a wait on a condition of CLOCK_MONOTONIC ends with. */
+static inline struct timespec clock_in(int64_t ns)
 {
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_nsec += ns;
-    t.tv_sec += t.tv_nsec / 1000000000;
-    t.tv_nsec %= 1000000000;
+    ns += t.tv_nsec;
+    t.tv_sec += ns / 1000000000;
+    t.tv_nsec = ns % 1000000000;
     return t;
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/arena.h"
+#include "base/clock.h"
 #include "pipeline/journal.h"
 #include "pipeline/run.h"
 
@@ -22,21 +23,12 @@ static double seconds_between(void)
     return env ? strtod(env, NULL) : SECONDS_BETWEEN;
 }
 
-static void deadline(struct timespec *t, double seconds)
-{
-    clock_gettime(CLOCK_MONOTONIC, t);
-    t->tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    t->tv_sec += (time_t)seconds + t->tv_nsec / 1000000000;
-    t->tv_nsec %= 1000000000;
-}
-
 /* What has been finished since, some time later; *last: there will be no more. */
 static size_t take(struct run *r, struct finished *batch, double seconds, bool *last)
 {
-    struct timespec until;
+    struct timespec until = clock_in((int64_t)(seconds * 1e9));
     size_t n;
 
-    deadline(&until, seconds);
     pthread_mutex_lock(&r->lock);
     while (!r->written_all && pthread_cond_timedwait(&r->wrote, &r->lock, &until) != ETIMEDOUT)
         ;
