@@ -1,5 +1,5 @@
 #include "emit/layout.h"
-#include "base/json.h"
+#include "emit/safetensors_text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,21 +26,23 @@ static int place(struct layout *l, unsigned file, const char *name, const struct
     return 0;
 }
 
-/* 8-byte length and JSON, padded with spaces so that the data begins at LAYOUT_ALIGN. */
-static void safetensors_head(struct data_file *f, const char *name, const struct recipe *r, struct arena *a)
+size_t layout_head(struct data_file *f, const char *json, struct arena *a)
 {
-    unsigned char *head = arena_alloc(a, LAYOUT_ALIGN);
-    uint64_t n = LAYOUT_ALIGN - 8;
-    const char *json = arena_printf(a, "{\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu,%llu],\"data_offsets\":[0,%llu]}}",
-                                    name, dtype_name(r->dtype), (unsigned long long)r->shape[0],
-                                    (unsigned long long)r->shape[1], (unsigned long long)recipe_bytes(r));
+    struct str head = { 0 };
 
-    memset(head, ' ', LAYOUT_ALIGN);
-    for (unsigned i = 0; i < 8; i++)
-        head[i] = (unsigned char)(n >> (8 * i));
-    memcpy(head + 8, json, strlen(json));
-    f->head = head;
-    f->head_bytes = f->bytes = LAYOUT_ALIGN;
+    safetensors_head(&head, json, LAYOUT_ALIGN);
+    f->head = arena_memdup(a, head.s, head.n);
+    f->head_bytes = head.n;
+    f->bytes += head.n;
+    str_release(&head);
+    return f->head_bytes;
+}
+
+static const char *one_tensor(const char *name, const struct recipe *r, struct arena *a)
+{
+    return arena_printf(a, "{\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu,%llu],\"data_offsets\":[0,%llu]}}", name,
+                        dtype_name(r->dtype), (unsigned long long)r->shape[0], (unsigned long long)r->shape[1],
+                        (unsigned long long)recipe_bytes(r));
 }
 
 int layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
@@ -60,7 +62,7 @@ int layout_build(struct layout *l, const struct graph *g, const struct dialect *
         unsigned file = (unsigned)l->files_n++;
 
         l->file[file].name = "embedding.safetensors";
-        safetensors_head(&l->file[file], "embedding", embedding, a);
+        layout_head(&l->file[file], one_tensor("embedding", embedding, a), a);
         if (place(l, file, "embedding", embedding, e))
             return -1;
     }

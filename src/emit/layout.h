@@ -47,6 +47,9 @@ bool layout_external(const struct dialect *d, const struct initializer *i);
  * file. Fails on sizes that no file can have (sparse files may claim them). */
 int layout_build(struct layout *l, const struct graph *g, const struct dialect *d, const struct recipe *embedding,
                  struct arena *a, struct err *e);
+/* Puts the head of a safetensors file, padded so that the data begins at a multiple of LAYOUT_ALIGN, before what a data
+ * file has so far. Returns its bytes. */
+size_t layout_head(struct data_file *f, const char *json, struct arena *a);
 const struct placed *layout_find(const struct layout *l, const char *file, const char *name); /* NULL: not there */
 
 #endif

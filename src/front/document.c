@@ -32,6 +32,21 @@ json_t *document_shape(const uint64_t *shape, unsigned rank)
     return list;
 }
 
+void put_f16(json_t *header, const char *name, const uint64_t *shape, unsigned rank, uint64_t *off)
+{
+    json_t *o = json_object(), *range = json_array();
+    uint64_t bytes = 2;
+
+    for (unsigned i = 0; i < rank; i++)
+        bytes *= shape[i];
+    put_text(o, "dtype", "F16");
+    put(o, "shape", document_shape(shape, rank));
+    json_array_append_new(range, document_u64(*off));
+    json_array_append_new(range, document_u64(*off += bytes));
+    put(o, "data_offsets", range);
+    put(header, name, o);
+}
+
 char *document_text(json_t *v)
 {
     struct str s = { 0 };

@@ -12,6 +12,8 @@ json_t *document_shape(const uint64_t *shape, unsigned rank);
 static inline void put(json_t *o, const char *key, json_t *v) { json_object_set_new(o, key, v); }
 static inline void put_u64(json_t *o, const char *key, uint64_t v) { put(o, key, document_u64(v)); }
 static inline void put_text(json_t *o, const char *key, const char *v) { put(o, key, document_string(v)); }
+/* {"dtype":"F16","shape":[..],"data_offsets":[..]}, of a safetensors header; moves *off to its end. */
+void put_f16(json_t *header, const char *name, const uint64_t *shape, unsigned rank, uint64_t *off);
 
 /* As text that wb_free frees; takes the reference. */
 char *document_text(json_t *v);

@@ -84,18 +84,6 @@ static const struct recipe *recipe_of(struct merging *g, const struct tensor *t,
     return r && pair ? recipe_merge(&g->arena, r, pair, e) : r;
 }
 
-static void put_entry(json_t *header, const char *name, const struct recipe *r, uint64_t off)
-{
-    json_t *o = json_object(), *range = json_array();
-
-    put_text(o, "dtype", "F16");
-    put(o, "shape", document_shape(r->shape, r->rank));
-    json_array_append_new(range, document_u64(off));
-    json_array_append_new(range, document_u64(off + recipe_bytes(r)));
-    put(o, "data_offsets", range);
-    put(header, name, o);
-}
-
 /* Offsets count from the end of the head until that is known. */
 static int place(struct merging *g, unsigned file, const char *name, const struct recipe *r, json_t *header,
                  struct err *e)
@@ -108,10 +96,9 @@ static int place(struct merging *g, unsigned file, const char *name, const struc
     if (json_object_get(header, name))
         return err_set(e, ERR_FORMAT, "%s: has a tensor %s beside the wrapped one: expected one of them", g->o->model,
                        str_quote(q, name));
-    put_entry(header, name, r, f->bytes);
     g->layout.item[g->layout.items_n++] =
         (struct placed){ .name = name, .recipe = r, .file = file, .off = f->bytes, .bytes = recipe_bytes(r) };
-    f->bytes += recipe_bytes(r);
+    put_f16(header, name, r->shape, r->rank, &f->bytes);
     return 0;
 }
 
@@ -131,24 +118,15 @@ static int place_tensor(struct merging *g, unsigned file, const struct tensor *t
                : 0;
 }
 
-/* Length, JSON and spaces, so that the data begins at LAYOUT_ALIGN. */
 static void make_head(struct merging *g, unsigned file, json_t *header, size_t first_item)
 {
     struct data_file *f = &g->layout.file[file];
-    char *text = json_dumps(header, JSON_COMPACT), *head;
-    size_t n = strlen(text), all = (8 + n + LAYOUT_ALIGN - 1) / LAYOUT_ALIGN * LAYOUT_ALIGN;
+    char *text = json_dumps(header, JSON_COMPACT);
+    size_t n = layout_head(f, text, &g->arena);
 
-    head = arena_alloc(&g->arena, all);
-    memset(head, ' ', all);
-    for (unsigned i = 0; i < 8; i++)
-        head[i] = (char)((all - 8) >> (8 * i));
-    memcpy(head + 8, text, n);
     free(text);
-    f->head = head;
-    f->head_bytes = all;
-    f->bytes += all;
     for (size_t i = first_item; i < g->layout.items_n; i++)
-        g->layout.item[i].off += all;
+        g->layout.item[i].off += n;
     g->layout.bytes += f->bytes;
 }
 

@@ -94,19 +94,9 @@ static int check_size(const struct process *p, const struct tensor *t, struct er
                          p->o->model, str_quote(q, t->name), str_bytes(have, t->bytes), str_bytes(most, TENSOR_MOST));
 }
 
-/* {"dtype":"F16","shape":[cols,rows],"data_offsets":[..]}: transposed. */
-static void put_entry(json_t *header, const char *name, const struct tensor *t, uint64_t *off)
+static void put_transposed(json_t *header, const char *name, const struct tensor *t, uint64_t *off)
 {
-    json_t *o = json_object(), *range = json_array();
-    uint64_t end = *off + t->elements * 2;
-
-    put_text(o, "dtype", "F16");
-    put(o, "shape", document_shape((uint64_t[]){ t->shape[1], t->shape[0] }, 2));
-    json_array_append_new(range, document_u64(*off));
-    json_array_append_new(range, document_u64(end));
-    put(o, "data_offsets", range);
-    put(header, name, o);
-    *off = end;
+    put_f16(header, name, (uint64_t[]){ t->shape[1], t->shape[0] }, 2, off);
 }
 
 static int make_header(struct process *p, struct str *out, struct err *e)
@@ -120,12 +110,12 @@ static int make_header(struct process *p, struct str *out, struct err *e)
             json_decref(header);
             return -1;
         }
-        put_entry(header, arena_printf(&p->arena, "%s.lora_A.weight", p->pair[i].module), p->pair[i].a, &off);
-        put_entry(header, arena_printf(&p->arena, "%s.lora_B.weight", p->pair[i].module), p->pair[i].b, &off);
+        put_transposed(header, arena_printf(&p->arena, "%s.lora_A.weight", p->pair[i].module), p->pair[i].a, &off);
+        put_transposed(header, arena_printf(&p->arena, "%s.lora_B.weight", p->pair[i].module), p->pair[i].b, &off);
     }
     text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
-    safetensors_head(out, text);
+    safetensors_head(out, text, 8);
     free(text);
     p->all = out->n + off;
     return 0;
