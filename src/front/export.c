@@ -70,10 +70,12 @@ static int set_out(struct export_job *j, struct outdir *out, struct journal *jou
     if (journal_open(journal, &j->layout, out->fd, OUTDIR_MARK, shown, &j->arena, e) ||
         (out->resumed && journal_head(journal, &before, &j->arena, e)))
         return -1;
-    if (before && anew && manifest_check(j, before, out->partial, &differs))
+    if (before && manifest_check(j, before, out->partial, anew ? &differs : e)) {
+        if (!anew)
+            return -1;
         before = NULL;
-    if (before && (manifest_check(j, before, out->partial, e) || journal_resume(journal, e) ||
-                   together_take_over(j, out, journal, manifest, e)))
+    }
+    if (before && (journal_resume(journal, e) || together_take_over(j, out, journal, manifest, e)))
         return -1;
     if (!journal->finished_n)
         return outdir_clear(out, keep, e) || journal_begin(journal, manifest, e) ? -1 : 0;
