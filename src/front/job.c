@@ -349,10 +349,17 @@ int job_plan_rest(struct export_job *j, struct err *e)
     return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
 }
 
+int job_space(const char *out, uint64_t need, uint64_t have, struct err *e)
+{
+    char need_text[24], have_text[24];
+
+    return need <= have ? 0
+                        : err_set(e, ERR_SPACE, "%s: needs %s there, %s are free: make room or give another place", out,
+                                  str_bytes(need_text, need), str_bytes(have_text, have));
+}
+
 static int check_space(struct export_job *j, struct err *e)
 {
-    char need[24], have[24];
-
     j->need = j->layout.bytes + j->model_onnx;
     for (size_t i = 0; i < j->side.n; i++)
         j->need += j->side.v[i].size;
@@ -360,10 +367,7 @@ static int check_space(struct export_job *j, struct err *e)
     if (file_space(outdir_parent(j->options->out, &j->arena), &j->disk_free, e))
         return -1;
     j->disk_free += outdir_left(j->options->out, &j->arena);
-    if (j->need > j->disk_free)
-        return err_set(e, ERR_SPACE, "%s: needs %s there, %s are free: make room or give another place",
-                       j->options->out, str_bytes(need, j->need), str_bytes(have, j->disk_free));
-    return 0;
+    return job_space(j->options->out, j->need, j->disk_free, e);
 }
 
 int job_may_write(struct export_job *j, struct err *e)

@@ -57,6 +57,8 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
 int job_plan_rest(struct export_job *j, struct err *e);
 /* What forbids to write although everything is known: OUT, disk space, and notes under --strict. */
 int job_may_write(struct export_job *j, struct err *e);
+/* Refuses where `have` bytes are free on OUT's file system, and more are needed. */
+int job_space(const char *out, uint64_t need, uint64_t have, struct err *e);
 void job_release(struct export_job *j);
 
 /* What the metadata says of a chat template that was given as a file: which one it was. */

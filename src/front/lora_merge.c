@@ -289,7 +289,6 @@ static int check_pairs(struct merging *g, struct err *e)
 {
     const struct adapter *ad = &g->adapter;
     size_t merged = merge_modules(ad), i = 0;
-    char q[STR_QUOTED];
 
     if (merged == ad->pairs_n) {
         notes_add(&g->notes, NOTE_INFO, "%s: all of its %zu modules are merged into the weights", ad->dir, merged);
@@ -297,28 +296,21 @@ static int check_pairs(struct merging *g, struct err *e)
     }
     while (ad->pair[i].taken)
         i++;
-    return err_set(e, ERR_FORMAT,
-                   "%s: %zu of its %zu modules are not in %s and %zu are, the first that is not is %s: give the model "
-                   "that the adapter was trained on",
-                   ad->dir, ad->pairs_n - merged, ad->pairs_n, g->o->model, merged, str_quote(q, ad->pair[i].module));
+    return merge_refuse(ad, g->o->model, ad->pairs_n - merged, ad->pair[i].module, e);
 }
 
 static int check_place(struct merging *g, bool *exists, struct err *e)
 {
     const struct wb_options *o = g->o;
     uint64_t need = g->layout.bytes, have;
-    char need_text[24], have_text[24];
 
     if (outdir_recover(o->out, &g->arena, e) || outdir_check(o->out, o->model, o->overwrite, exists, &g->arena, e) ||
         outdir_check(o->out, g->adapter.dir, o->overwrite, exists, &g->arena, e))
         return -1;
     for (size_t i = 0; i < g->side.n; i++)
         need += g->side.v[i].size;
-    if (file_space(outdir_parent(o->out, &g->arena), &have, e))
+    if (file_space(outdir_parent(o->out, &g->arena), &have, e) || job_space(o->out, need, have, e))
         return -1;
-    if (need > have)
-        return err_set(e, ERR_SPACE, "%s: needs %s there, %s are free: make room or give another place", o->out,
-                       str_bytes(need_text, need), str_bytes(have_text, have));
     return o->strict ? notes_strict(&g->notes, e) : 0;
 }
 

@@ -103,6 +103,16 @@ static void left_over(struct adapter *ad, const struct checkpoint *c, struct are
             count(there[i] ? outside : unknown, &ad->pair[i]);
 }
 
+int merge_refuse(const struct adapter *ad, const char *model, size_t n, const char *first, struct err *e)
+{
+    char q[STR_QUOTED];
+
+    return err_set(e, ERR_FORMAT,
+                   "%s: %zu of its %zu modules are not in %s and %zu are, the first that is not is %s: give the model "
+                   "that the adapter was trained on",
+                   ad->dir, n, ad->pairs_n, model, ad->pairs_n - n, str_quote(q, first));
+}
+
 int merge_check(struct export_job *j, struct err *e)
 {
     struct adapter *ad = &j->adapter;
@@ -112,11 +122,7 @@ int merge_check(struct export_job *j, struct err *e)
 
     left_over(ad, &j->ckpt, &j->arena, &outside, &unknown);
     if (unknown.n)
-        return err_set(e, ERR_FORMAT,
-                       "%s: %zu of its %zu modules are not in %s and %zu are, the first that is not is %s: give the "
-                       "model that the adapter was trained on",
-                       ad->dir, unknown.n, ad->pairs_n, j->ckpt.dir, ad->pairs_n - unknown.n,
-                       str_quote(q, unknown.first));
+        return merge_refuse(ad, j->ckpt.dir, unknown.n, unknown.first, e);
     if (!merged)
         return err_set(e, ERR_UNSUPPORTED,
                        "%s: none of its %zu modules is a linear of the text decoder, the first is %s, so it would have "

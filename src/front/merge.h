@@ -18,6 +18,8 @@ int merge_open(struct adapter *ad, const struct model *m, const char *given, str
 const char *merge_module(const char *tensor, struct arena *a);
 /* When the graph is built: which of the adapter's modules are in it. */
 int merge_check(struct export_job *j, struct err *e);
+/* Refuses an adapter of whose modules the checkpoint `model` lacks `n`, `first` and others. */
+int merge_refuse(const struct adapter *ad, const char *model, size_t n, const char *first, struct err *e);
 /* How many modules are merged. */
 size_t merge_modules(const struct adapter *ad);
 /* "14 modules, xxh3:0123456789abcdef", the hash of their names, ranks and scales: not of their values, which are read
