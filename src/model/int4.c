@@ -288,31 +288,27 @@ uint64_t int4_group(struct model *m, const struct linear *l, const struct tensor
     return 0;
 }
 
-static const char *part(const struct model *m, const struct linear *l, const char *what)
-{
-    return arena_printf(m->arena, "%s.%s", l->module, what);
-}
-
 void int4_load(struct model *m, struct linear *l, enum int4_packing packing)
 {
     struct int4 *q = l->int4 = arena_alloc(m->arena, sizeof *q);
     bool by_input = packing == INT4_IN, zeros_needed = m->quantization.not_symmetric;
-    const struct tensor *scales = weights_part(m, part(m, l, "scales")), *zeros = weights_part(m, part(m, l, "qzeros"));
+    const struct tensor *scales = weights_part(m, stored_part(m, l, "scales")),
+                        *zeros = weights_part(m, stored_part(m, l, "qzeros"));
 
     *q = (struct int4){ .packing = packing, .in = l->in, .out = l->out, .zero_add = m->quantization.zero_add };
-    q->words = weights_words(m, part(m, l, "qweight"), by_input ? l->in / PACK4_WORD : l->in,
+    q->words = weights_words(m, stored_part(m, l, "qweight"), by_input ? l->in / PACK4_WORD : l->in,
                              by_input ? l->out : l->out / PACK4_WORD);
     if (!int4_sizes(m, l, q->words->name))
         return;
     if (!scales) {
-        model_weight(m, part(m, l, "scales"), 1, l->out); /* which says that it is missing */
+        model_weight(m, stored_part(m, l, "scales"), 1, l->out); /* which says that it is missing */
         return;
     }
     if (!(q->group = int4_group(m, l, scales, 0)))
         return;
-    q->scales = model_weight(m, part(m, l, "scales"), groups_of(q), l->out);
+    q->scales = model_weight(m, stored_part(m, l, "scales"), groups_of(q), l->out);
     if (zeros ? zeros->elements != 0 : zeros_needed)
-        q->zeros = weights_words(m, part(m, l, "qzeros"), groups_of(q), l->out / PACK4_WORD);
+        q->zeros = weights_words(m, stored_part(m, l, "qzeros"), groups_of(q), l->out / PACK4_WORD);
     else if (zeros_needed)
         weights_wrong(m, zeros->name, "is empty, expected zero points, since the quantization is not symmetric");
 }

@@ -14,6 +14,11 @@ const struct stored_format stored_formats[] = {
 };
 const size_t stored_formats_n = sizeof stored_formats / sizeof *stored_formats;
 
+const char *stored_part(const struct model *m, const struct linear *l, const char *what)
+{
+    return arena_printf(m->arena, "%s.%s", l->module, what);
+}
+
 /* A quantized checkpoint may leave some linears plain. */
 int model_linear(struct model *m, struct linear *l, const char *module, uint64_t in, uint64_t out, bool bias,
                  struct err *e)
@@ -25,7 +30,7 @@ int model_linear(struct model *m, struct linear *l, const char *module, uint64_t
         f->load(m, l);
     else
         stored_formats[0].load(m, l);
-    l->bias = bias ? model_weight(m, arena_printf(m->arena, "%s.bias", l->module), l->out, 0) : NULL;
+    l->bias = bias ? model_weight(m, stored_part(m, l, "bias"), l->out, 0) : NULL;
     return l->int4 && !e->kind ? int4_decide(m, l, e) : 0;
 }
 

@@ -4,6 +4,9 @@
 #include "base/json.h"
 #include "model/model.h"
 
+/* The canonical name of a tensor of a linear: "layers.0.mlp.up_proj" and "qweight" in one. */
+const char *stored_part(const struct model *m, const struct linear *l, const char *what);
+
 void stored_plain_load(struct model *m, struct linear *l);
 
 int stored_gptq_read(struct model *m, const json_t *config, struct notes *notes, struct err *e);

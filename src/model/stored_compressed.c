@@ -138,15 +138,10 @@ int stored_compressed_read(struct model *m, const json_t *config, struct notes *
     return 0;
 }
 
-static const char *part(const struct model *m, const struct linear *l, const char *what)
-{
-    return arena_printf(m->arena, "%s.%s", l->module, what);
-}
-
 /* weight_shape, where it is there, says what the words only tell to the next multiple of 8. */
 static void check_shape(struct model *m, const struct linear *l)
 {
-    const struct tensor *t = weights_part(m, part(m, l, "weight_shape"));
+    const struct tensor *t = weights_part(m, stored_part(m, l, "weight_shape"));
     unsigned char raw[16] = { 0 };
     uint64_t shape[2] = { 0 };
     struct err e = { 0 };
@@ -175,23 +170,23 @@ static void check_shape(struct model *m, const struct linear *l)
 void stored_compressed_load(struct model *m, struct linear *l)
 {
     struct int4 *q = l->int4 = arena_alloc(m->arena, sizeof *q);
-    const struct tensor *scales = weights_part(m, part(m, l, "weight_scale")), *g_idx;
+    const struct tensor *scales = weights_part(m, stored_part(m, l, "weight_scale")), *g_idx;
 
     *q = (struct int4){ .packing = INT4_OUT, .in = l->in, .out = l->out };
     check_shape(m, l);
-    q->words = weights_words(m, part(m, l, "weight_packed"), l->out, (l->in + PACK4_WORD - 1) / PACK4_WORD);
+    q->words = weights_words(m, stored_part(m, l, "weight_packed"), l->out, (l->in + PACK4_WORD - 1) / PACK4_WORD);
     if (!int4_sizes(m, l, q->words->name))
         return;
     if (!scales) {
-        model_weight(m, part(m, l, "weight_scale"), l->out, 1); /* which says that it is missing */
+        model_weight(m, stored_part(m, l, "weight_scale"), l->out, 1); /* which says that it is missing */
         return;
     }
     if (!(q->group = int4_group(m, l, scales, 1)))
         return;
-    q->scales = model_weight(m, part(m, l, "weight_scale"), l->out, l->in / q->group);
-    if (weights_part(m, part(m, l, "weight_zero_point")) || m->quantization.not_symmetric)
-        q->zeros = weights_words(m, part(m, l, "weight_zero_point"), l->out / PACK4_WORD, l->in / q->group);
-    g_idx = weights_part(m, part(m, l, "weight_g_idx"));
+    q->scales = model_weight(m, stored_part(m, l, "weight_scale"), l->out, l->in / q->group);
+    if (weights_part(m, stored_part(m, l, "weight_zero_point")) || m->quantization.not_symmetric)
+        q->zeros = weights_words(m, stored_part(m, l, "weight_zero_point"), l->out / PACK4_WORD, l->in / q->group);
+    g_idx = weights_part(m, stored_part(m, l, "weight_g_idx"));
     if (g_idx && g_idx->elements)
-        q->g_idx = weights_words(m, part(m, l, "weight_g_idx"), l->in, 0);
+        q->g_idx = weights_words(m, stored_part(m, l, "weight_g_idx"), l->in, 0);
 }

@@ -69,9 +69,9 @@ int stored_gptq_read(struct model *m, const json_t *config, struct notes *notes,
 
 void stored_gptq_load(struct model *m, struct linear *l)
 {
-    const struct tensor *g_idx = weights_part(m, arena_printf(m->arena, "%s.g_idx", l->module));
+    const struct tensor *g_idx = weights_part(m, stored_part(m, l, "g_idx"));
 
     int4_load(m, l, INT4_IN);
     if (l->int4->group && g_idx && g_idx->elements)
-        l->int4->g_idx = weights_words(m, arena_printf(m->arena, "%s.g_idx", l->module), l->in, 0);
+        l->int4->g_idx = weights_words(m, stored_part(m, l, "g_idx"), l->in, 0);
 }

@@ -3,5 +3,5 @@
 
 void stored_plain_load(struct model *m, struct linear *l)
 {
-    l->weight = model_weight(m, arena_printf(m->arena, "%s.weight", l->module), l->out, l->in);
+    l->weight = model_weight(m, stored_part(m, l, "weight"), l->out, l->in);
 }
