@@ -69,20 +69,15 @@ static const char *order_problem(const struct model *m, const struct int4 *q, co
     return problem;
 }
 
-/* Keeps q->g_idx only where inputs are in another order. */
-static int decide_order(struct model *m, struct int4 *q, struct err *e)
+/* Keeps q->g_idx only where inputs are in another order. `g`: its values. */
+static void decide_order(struct model *m, struct int4 *q, const int32_t *g)
 {
     const char *problem = NULL;
-    int32_t *g;
 
-    if (!q->g_idx || !(g = read_whole(m, q->g_idx, e)))
-        return q->g_idx ? -1 : 0;
     if (all_minus_one(q, g) || in_order(q, g))
         q->g_idx = NULL;
     else if ((problem = order_problem(m, q, g)))
         weights_wrong(m, q->g_idx->name, problem);
-    free(g);
-    return 0;
 }
 
 /* ---- zero points ---- */
@@ -176,22 +171,16 @@ static bool is_symmetric(struct model *m, struct int4 *q, const struct zeros *z)
     return true;
 }
 
-static int decide_kept(struct model *m, struct int4 *q, const struct zeros *z, struct err *e)
+static int decide_kept(struct model *m, struct int4 *q, const struct zeros *z, const int32_t *g, struct err *e)
 {
-    int32_t *g = NULL;
     bool yes = true;
 
     if (m->zero_points == ZEROS_CLAMP) {
         q->kept = ZEROS_CLAMPED;
         return 0;
     }
-    if (q->g_idx && !(g = read_whole(m, q->g_idx, e)))
+    if (folds(m, q, z, q->g_idx ? g : NULL, &yes, e))
         return -1;
-    if (folds(m, q, z, g, &yes, e)) {
-        free(g);
-        return -1;
-    }
-    free(g);
     q->kept = yes ? ZEROS_FOLDED : ZEROS_ADDED;
     if (!yes && m->zero_points == ZEROS_REFUSE)
         weights_wrong(m, q->zeros->name,
@@ -200,7 +189,7 @@ static int decide_kept(struct model *m, struct int4 *q, const struct zeros *z, s
     return 0;
 }
 
-static int decide_zeros(struct model *m, struct int4 *q, struct err *e)
+static int decide_zeros(struct model *m, struct int4 *q, const int32_t *g, struct err *e)
 {
     struct zeros z;
     int ret = 0;
@@ -218,7 +207,7 @@ static int decide_zeros(struct model *m, struct int4 *q, struct err *e)
     if (is_symmetric(m, q, &z))
         q->zeros = NULL;
     else
-        ret = decide_kept(m, q, &z, e);
+        ret = decide_kept(m, q, &z, g, e);
     for (uint64_t i = 0; q->zeros && i < groups_of(q) * q->out; i++)
         m->int4.sixteens += z.at[i] == 16;
     free(z.at);
@@ -250,7 +239,6 @@ static void count(struct model *m, const struct linear *l)
     s->folded += q->kept == ZEROS_FOLDED;
     s->clamped += q->kept == ZEROS_CLAMPED;
     s->added += q->kept == ZEROS_ADDED;
-    s->reordered += q->g_idx != NULL;
     if (q->group == INT4_KERNEL_GROUP && q->out % INT4_KERNEL_OUT == 0)
         return;
     if (!s->off_kernel++)
@@ -352,13 +340,19 @@ int int4_read_group(struct model *m, const json_t *v, const char *key, struct er
 int int4_decide(struct model *m, struct linear *l, struct err *e)
 {
     struct int4 *q = l->int4;
+    int32_t *g = NULL;
+    int ret = 0;
 
     if (m->wrong_n) /* nothing will be written; and what is missing cannot be read */
         return 0;
-    if (decide_order(m, q, e))
+    if (q->g_idx && !(g = read_whole(m, q->g_idx, e)))
         return -1;
-    if (!m->wrong_n && decide_zeros(m, q, e))
-        return -1;
-    count(m, l);
-    return 0;
+    if (g)
+        decide_order(m, q, g);
+    if (!m->wrong_n)
+        ret = decide_zeros(m, q, g, e);
+    free(g);
+    if (!ret)
+        count(m, l);
+    return ret;
 }

@@ -39,7 +39,7 @@ struct int4 {
 enum { INT4_KERNEL_GROUP = 128, INT4_KERNEL_OUT = 128 };
 
 struct int4_stats { /* of a model, for notes */
-    uint64_t linears, folded, clamped, added, reordered;
+    uint64_t linears, folded, clamped, added;
     uint64_t off_kernel; /* of sizes that the runtime's kernel does not know */
     const char *off_kernel_first;
     uint64_t relabelled; /* whose zero points contradict the label of the format */
