@@ -166,10 +166,8 @@ static const struct value *linear(struct decoder *w, const char *path, const str
     struct scope s = scope_enter(w->g, path);
     struct value *y;
 
-    if (l->int4 && l->int4->group) /* 0: it does not fit, as model_check will say */
-        return linear_int4(w, path, l, x);
     if (l->int4)
-        return x;
+        return l->int4->group ? linear_int4(w, path, l, x) : x; /* 0: it does not fit, as model_check will say */
     y = binary(&s, "MatMul", x, weight_matrix(w, weight_name(w, l->module, "weight"), l), x);
 
     y->dim[y->rank - 1] = DIM(l->out);

@@ -63,13 +63,13 @@ void recipe_describe(const struct recipe *r, struct str *out);
 /* What some units of a recipe with several sources need of one of them. */
 struct recipe_part {
     const struct tensor *tensor;
-    enum {
+    enum part_how {
         PART_UNITS,   /* `bytes` for each unit, one behind the other */
-        PART_COLUMNS, /* of each of `rows` rows, `bytes` for each unit */
+        PART_COLUMNS, /* of each row, `bytes` for each unit */
         PART_GROUPS,  /* rows of `bytes`: those of the groups that the units' inputs belong to */
         PART_WHOLE,   /* `bytes`: all of it, for any units */
     } how;
-    uint64_t bytes, rows;
+    uint64_t bytes;
 };
 
 /* Where a part of n units from `first` on lies: runs of run_bytes, pitch apart in the tensor. */

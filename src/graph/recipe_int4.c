@@ -33,44 +33,9 @@ const struct recipe *recipe_order(struct arena *a, const struct int4 *q)
     return make(a, RECIPE_ORDER, q, DT_I64, q->in, 0);
 }
 
-static struct recipe_part *add(struct recipe_plain *p, const struct tensor *t)
+static void add(struct recipe_plain *p, enum part_how how, const struct tensor *t, uint64_t bytes)
 {
-    p->part[p->parts] = (struct recipe_part){ .tensor = t };
-    return &p->part[p->parts++];
-}
-
-static void add_units(struct recipe_plain *p, const struct tensor *t, uint64_t bytes)
-{
-    struct recipe_part *part = add(p, t);
-
-    part->how = PART_UNITS;
-    part->bytes = bytes;
-}
-
-static void add_columns(struct recipe_plain *p, const struct tensor *t, uint64_t rows, uint64_t bytes)
-{
-    struct recipe_part *part = add(p, t);
-
-    part->how = PART_COLUMNS;
-    part->rows = rows;
-    part->bytes = bytes;
-}
-
-static void add_groups(struct recipe_plain *p, const struct tensor *t, uint64_t groups, uint64_t bytes)
-{
-    struct recipe_part *part = add(p, t);
-
-    part->how = PART_GROUPS;
-    part->rows = groups;
-    part->bytes = bytes;
-}
-
-static void add_whole(struct recipe_plain *p, const struct tensor *t)
-{
-    struct recipe_part *part = add(p, t);
-
-    part->how = PART_WHOLE;
-    part->bytes = t->bytes;
+    p->part[p->parts++] = (struct recipe_part){ t, how, bytes };
 }
 
 /* Rows of cells of 64 inputs. */
@@ -79,31 +44,29 @@ static enum transform_kind pack_by_input(const struct int4 *q, const struct tens
     p->rows = q->in / PACK4_IN;
     p->cols = q->out / PACK4_OUT;
     p->dst = PACK4_CELL;
-    add_units(p, q->words, p->cols * PACK4_CELL);
+    add(p, PART_UNITS, q->words, p->cols * PACK4_CELL);
     if (zeros)
-        add_groups(p, zeros, q->in / q->group, q->out / PACK4_WORD * WORD);
+        add(p, PART_GROUPS, zeros, q->out / PACK4_WORD * WORD);
     return q->packing == INT4_IN ? TRANSFORM_PACK4_IN : TRANSFORM_PACK4_AWQ;
 }
 
 /* All inputs of 8 outputs. */
 static enum transform_kind pack_by_output(const struct int4 *q, const struct tensor *zeros, struct recipe_plain *p)
 {
-    uint64_t groups = q->in / q->group;
-
     p->rows = 1;
     p->cols = q->out / PACK4_WORD;
     p->dst = (unsigned)(q->in * PACK4_WORD / 2);
     if (q->packing == INT4_IN) {
-        add_columns(p, q->words, q->in / PACK4_WORD, PACK4_WORD * WORD);
+        add(p, PART_COLUMNS, q->words, PACK4_WORD * WORD);
         if (zeros)
-            add_columns(p, zeros, groups, WORD);
+            add(p, PART_COLUMNS, zeros, WORD);
     } else {
-        add_units(p, q->words, q->in * PACK4_WORD / 2);
+        add(p, PART_UNITS, q->words, q->in * PACK4_WORD / 2);
         if (zeros)
-            add_units(p, zeros, groups * WORD);
+            add(p, PART_UNITS, zeros, q->in / q->group * WORD);
     }
     if (q->g_idx)
-        add_whole(p, q->g_idx);
+        add(p, PART_WHOLE, q->g_idx, q->g_idx->bytes);
     return q->packing == INT4_IN ? TRANSFORM_PACK4_IN_ACT : TRANSFORM_PACK4_OUT;
 }
 
@@ -123,15 +86,15 @@ static enum transform_kind zeros(const struct int4 *q, struct recipe_plain *p)
         p->rows = q->out / PACK4_WORD;
         p->cols = groups;
         p->dst = PACK4_WORD * 2;
-        add_units(p, q->scales, PACK4_WORD * groups * scale);
-        add_units(p, q->zeros, groups * WORD);
+        add(p, PART_UNITS, q->scales, PACK4_WORD * groups * scale);
+        add(p, PART_UNITS, q->zeros, groups * WORD);
         return TRANSFORM_ZEROS_OUT;
     }
     p->rows = 1;
     p->cols = groups;
     p->dst = (unsigned)(q->out * 2);
-    add_units(p, q->scales, q->out * scale);
-    add_units(p, q->zeros, q->out / PACK4_WORD * WORD);
+    add(p, PART_UNITS, q->scales, q->out * scale);
+    add(p, PART_UNITS, q->zeros, q->out / PACK4_WORD * WORD);
     return q->packing == INT4_AWQ ? TRANSFORM_ZEROS_AWQ : TRANSFORM_ZEROS_IN;
 }
 
@@ -139,7 +102,7 @@ static enum transform_kind order(const struct int4 *q, struct recipe_plain *p)
 {
     p->rows = p->cols = 1;
     p->dst = (unsigned)(q->in * sizeof(int64_t));
-    add_units(p, q->g_idx, q->g_idx->bytes);
+    add(p, PART_UNITS, q->g_idx, q->g_idx->bytes);
     return TRANSFORM_GROUP_ORDER;
 }
 
@@ -169,12 +132,11 @@ uint64_t recipe_units(const struct recipe_plain *p) { return is_panel(p) ? p->ro
 struct recipe_span recipe_span(const struct recipe_plain *p, unsigned i, uint64_t first, uint64_t n)
 {
     const struct recipe_part *part = &p->part[i];
-    uint64_t bytes = part->bytes, from, to;
+    uint64_t bytes = part->bytes, rows = part->tensor->shape[0], from, to;
 
     switch (part->how) {
     case PART_COLUMNS:
-        return (struct recipe_span){ first * bytes, part->rows, n * bytes, part->tensor->bytes / part->rows,
-                                     (size_t)(n * bytes) };
+        return (struct recipe_span){ first * bytes, rows, n * bytes, part->tensor->bytes / rows, (size_t)(n * bytes) };
     case PART_GROUPS:
         from = first * PACK4_IN / p->pack.group;
         to = ((first + n) * PACK4_IN - 1) / p->pack.group + 1;
@@ -197,7 +159,7 @@ uint64_t recipe_parts_bytes(const struct recipe_plain *p, uint64_t n)
 
         switch (part->how) {
         case PART_COLUMNS:
-            sum += aligned(part->rows * n * part->bytes);
+            sum += aligned(part->tensor->shape[0] * n * part->bytes);
             break;
         case PART_GROUPS: /* a group more where the units begin and end within groups */
             sum += aligned((n * PACK4_IN / p->pack.group + 2) * part->bytes);
