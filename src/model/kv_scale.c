@@ -1,7 +1,7 @@
 /* kv_scale.c - the scales of an FP8 KV cache, from what ModelOpt's calibration left in the checkpoint. */
 #include "model/model.h"
 #include <math.h>
-#include <string.h>
+#include "transform/merge.h"
 
 #define FP8_E4M3_MOST 448.0f
 
@@ -19,32 +19,16 @@ bool model_kv_calibrated(const struct model *m)
     return false;
 }
 
-static float f16_value(uint16_t h)
-{
-    unsigned exp = h >> 10 & 31, man = h & 1023;
-    float v = exp ? ldexpf((float)(man | 1024), (int)exp - 25) : ldexpf((float)man, -24);
-
-    if (exp == 31)
-        v = man ? NAN : INFINITY;
-    return h & 0x8000 ? -v : v;
-}
-
 static int scalar(const struct model *m, const struct tensor *t, float *v, struct err *e)
 {
     unsigned char raw[4] = { 0 };
-    uint32_t bits;
 
     if (t->elements != 1 || (t->dtype != DT_F16 && t->dtype != DT_BF16 && t->dtype != DT_F32))
         return err_set(e, ERR_FORMAT, "%s: is %s, expected one F32, BF16 or F16 value", t->name,
                        ckpt_describe(m->ckpt, t, m->arena));
     if (ckpt_read(m->ckpt, t, raw, e))
         return -1;
-    bits = (uint32_t)raw[0] | (uint32_t)raw[1] << 8 | (uint32_t)raw[2] << 16 | (uint32_t)raw[3] << 24;
-    if (t->dtype == DT_BF16)
-        bits <<= 16;
-    memcpy(v, &bits, sizeof *v);
-    if (t->dtype == DT_F16)
-        *v = f16_value((uint16_t)bits);
+    widen(v, raw, t->dtype, 1);
     if (!(*v > 0 && isfinite(*v)))
         return err_set(e, ERR_RANGE, "%s: is %g, expected a positive number: calibrate again", t->name, (double)*v);
     return 0;
