@@ -145,3 +145,12 @@ def tree(path):
     path = Path(path)
     return {str(p.relative_to(path)): os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else None
             for p in sorted(path.rglob("*"))}
+
+
+def exported(weighbridge, model, out):
+    """-> everything in the output but the model's path"""
+    weighbridge.ok("export", model, out)
+    weighbridge.ok("verify", out, model)
+    files = tree(out)
+    files.pop("processed_chat_template.json", None)
+    return files

@@ -7,7 +7,7 @@ import shutil
 import checkpoints
 import pytest
 from checkpoints import Tensor, write_raw_safetensors
-from conftest import tree
+from conftest import exported, tree
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 4988025760\n"
 
@@ -25,14 +25,6 @@ def refused(weighbridge, model, *words, inspected=True):
     assert all(word in said for word in words), said
     assert tree(model.parent) == before
     return said
-
-
-def exported(weighbridge, model, out):
-    weighbridge.ok("export", model, out)
-    weighbridge.ok("verify", out, model)
-    files = tree(out)
-    files.pop("processed_chat_template.json", None)  # names the model's path
-    return files
 
 
 @pytest.fixture

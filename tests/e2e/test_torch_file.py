@@ -8,7 +8,7 @@ import zipfile
 import checkpoints
 import pytest
 import torch_file
-from conftest import tree
+from conftest import exported, tree
 
 BINS = ["llama_eagle3_bin", "qwen2_eagle3_bin"]  # written by PyTorch
 
@@ -50,14 +50,6 @@ def as_bin(ckpt, path, **kwargs):
     (path / "model.safetensors").unlink()
     torch_file.write(path / "pytorch_model.bin", ckpt.tensors, **kwargs)
     return path
-
-
-def exported(weighbridge, model, out):
-    weighbridge.ok("export", model, out)
-    weighbridge.ok("verify", out, model)
-    files = tree(out)
-    files.pop("processed_chat_template.json", None)  # names the model's path
-    return files
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
