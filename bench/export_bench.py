@@ -158,17 +158,6 @@ def drop_caches():
         f.write("3\n")
 
 
-def run(command):
-    """-> wall, cpu seconds, peak RSS in bytes"""
-    start = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.monotonic() - start
-    if status:
-        sys.exit(f"{' '.join(command)}: exit status {status >> 8}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-
-
 def line(name, values, unit="s", scale=1):
     v = [x / scale for x in values]
     return f"{name:<34} median {statistics.median(v):8.2f} {unit}  range {min(v):.2f} - {max(v):.2f}"
@@ -250,6 +239,12 @@ def measured(command, limit=None):
     if status:
         sys.exit(f"{' '.join(command)}: exit status {status >> 8}, signal {status & 127}")
     return result
+
+
+def run(command):
+    """-> wall, cpu seconds, peak RSS in bytes"""
+    r = measured(command)
+    return r["wall"], r["cpu"], r["rss"]
 
 
 def cached(paths):
