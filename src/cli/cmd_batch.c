@@ -137,12 +137,9 @@ static const struct option_row jobs_rows[] = {
 static const struct option_group options_jobs = { "Which jobs", jobs_rows };
 
 static const struct option_row run_rows[] = {
-    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 16u << 20,
-      .most = UINT64_MAX, .help = "all buffers of all exports that run at the same time; at least 16M for each" },
-    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
-      .least = 1, .most = 1024, .help = "threads that convert, of all exports that run at the same time" },
-    { "io", .kind = OPTION_CHOICE, AT(wb.io), .value = "auto|uring|mmap|pread|fault", .initial = "auto",
-      .help = "as of export" },
+    { OPTION_MEMORY(16), .help = "all buffers of all exports that run at the same time; at least 16M for each" },
+    { OPTION_THREADS, .help = "threads that convert, of all exports that run at the same time" },
+    { OPTION_IO, .help = "as of export" },
     { 0 },
 };
 static const struct option_group options_batch_run = { "How they run", run_rows };

@@ -140,10 +140,8 @@ static const struct option_row merge_rows[] = {
 static const struct option_group options_merge = { "What is written", merge_rows };
 
 static const struct option_row merge_run_rows[] = {
-    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 16u << 20,
-      .most = UINT64_MAX, .help = "all buffers together, whatever the size of the model; at least 16M" },
-    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
-      .least = 1, .most = 1024, .help = "threads that merge; reading and writing have one each besides" },
+    { OPTION_MEMORY(16), .help = "all buffers together, whatever the size of the model; at least 16M" },
+    { OPTION_THREADS, .help = "threads that merge; reading and writing have one each besides" },
     { 0 },
 };
 static const struct option_group options_merge_run = { "How it runs", merge_run_rows };

@@ -46,14 +46,12 @@ static const struct option_row int4_rows[] = {
 const struct option_group options_int4 = { "4-bit weights", int4_rows };
 
 static const struct option_row run_rows[] = {
-    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 16u << 20,
-      .most = UINT64_MAX,
+    { OPTION_MEMORY(16),
       .help =
           "all buffers together, whatever the size of the model. Bytes, or a number with K, M, G, T (powers of 1024; "
           "KB, MB, GB, TB: powers of 1000); at least 16M" },
-    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
-      .least = 1, .most = 1024, .help = "threads that convert; reading and writing have one each besides" },
-    { "io", .kind = OPTION_CHOICE, AT(wb.io), .value = "auto|uring|mmap|pread|fault", .initial = "auto",
+    { OPTION_THREADS, .help = "threads that convert; reading and writing have one each besides" },
+    { OPTION_IO,
       .help = "how files are read and written; the output is the same. auto: by io_uring, or pread where that is "
               "forbidden, "
               "and what the page cache holds is mapped; mmap: all sources are mapped; fault: with short and broken "
@@ -65,11 +63,9 @@ static const struct option_row run_rows[] = {
 const struct option_group options_run = { "How it runs", run_rows };
 
 static const struct option_row pack_run_rows[] = {
-    { "memory", .kind = OPTION_SIZE, AT(wb.memory), .value = "SIZE", .initial = "512M", .least = 32u << 20,
-      .most = UINT64_MAX,
+    { OPTION_MEMORY(32),
       .help = "all buffers together: some 18M for each thread, so it may mean fewer of them; at least 32M" },
-    { "threads", .kind = OPTION_COUNT, AT(wb.threads), .value = "N", .initial = "one per processor, at most 8",
-      .least = 1, .most = 1024, .help = "threads that read, work and write; the bytes are the same for any number" },
+    { OPTION_THREADS, .help = "threads that read, work and write; the bytes are the same for any number" },
     { 0 },
 };
 const struct option_group options_pack_run = { "How it runs", pack_run_rows };

@@ -43,6 +43,17 @@ struct option_row {
     bool required;
 };
 
+/* Rows that several commands have, but for what each says of them. */
+#define OPTION_MEMORY(MIB)                                                                                             \
+    "memory", .kind = OPTION_SIZE, .place = offsetof(struct args, wb.memory), .value = "SIZE", .initial = "512M",      \
+              .least = (uint64_t)(MIB) << 20, .most = UINT64_MAX
+#define OPTION_THREADS                                                                                                 \
+    "threads", .kind = OPTION_COUNT, .place = offsetof(struct args, wb.threads), .value = "N",                         \
+               .initial = "one per processor, at most 8", .least = 1, .most = 1024
+#define OPTION_IO                                                                                                      \
+    "io", .kind = OPTION_CHOICE, .place = offsetof(struct args, wb.io), .value = "auto|uring|mmap|pread|fault",        \
+          .initial = "auto"
+
 struct option_group {
     const char *title;
     const struct option_row *row; /* ends with a row without a name */
