@@ -37,12 +37,15 @@ struct gpu_piece { /* rows of `row_bytes`, which stand this far apart */
     size_t rows, row_bytes, src_pitch, dst_pitch;
 };
 
-struct gpu_product { /* c[rows, cols] += scale * b[rows, rank] x a[rank, cols], row-major fp32, rows one behind another
-                      */
+struct gpu_product { /* c[rows, cols] = b[rows, rank] x a[rank, cols], row-major fp32, rows one behind another */
     const float *a, *b;
     float *c;
     size_t rows, cols, rank;
-    float scale;
+};
+
+struct gpu_choice { /* of devices, by the driver's numbers */
+    bool all;
+    unsigned n, number[GPU_MOST];
 };
 
 struct gpu {
@@ -51,14 +54,20 @@ struct gpu {
     unsigned failed;              /* place of the one of the last message; GPU_MOST: none in particular */
     bool joined;                  /* NCCL connects them */
     const struct gpu_calls *call; /* the plugin's; see gpu_plugin.h */
-    void *library, *self;
+    void *self;                   /* the plugin's own */
 };
 
-/* `which`: "cuda" (the first), "cuda:0,2", "cuda:all"; `without`: numbers of the driver's that are left out.  Where
- * there is nothing to open, the message begins "no CUDA device: " and gives the reason (ERR_DEVICE). */
+/* Reads "cuda" (the first), "cuda:0,2", "cuda:all"; says what is wrong with it (ERR_USAGE). */
+int gpu_choose(const char *which, struct gpu_choice *c, struct err *e);
+bool gpu_known(const char *which); /* that it is spelled right */
+
+/* Opens those that `which` names; `without`: numbers of the driver's that are left out.  Where there is nothing to
+ * open, the message begins "no CUDA device: " and gives the reason (ERR_DEVICE).  Where one that is there cannot be
+ * opened, `failed` is its place, and info[failed].number may go into `without` of another try.  On failure nothing is
+ * open; `info` and `failed` stay readable. */
 int gpu_open(struct gpu *g, const char *which, const unsigned *without, size_t without_n, struct err *e);
-void gpu_close(struct gpu *g);     /* waits for nothing that has failed; frees what is left; safe on a zeroed struct */
-bool gpu_known(const char *which); /* the option is spelled right */
+/* Waits for what is queued, but for nothing that has failed; frees all that is left; safe on a zeroed struct. */
+void gpu_close(struct gpu *g);
 
 /* Memory.  Of the device: aligned to 256, contents undefined.  Pinned: pages that the host mapped, for all devices. */
 int gpu_alloc(struct gpu *g, unsigned device, size_t bytes, void **at, struct err *e);
@@ -88,6 +97,8 @@ int gpu_elapsed(struct gpu *g, unsigned device, struct gpu_event *from, struct g
                 struct err *e); /* both are done */
 
 /* Several devices. Everything is queued on the GPU_IN streams of the devices that take part. */
+/* A device that does not come up, or does not end its part while the host waits or asks (gpu_wait, gpu_done) and
+ * nothing else ends either, for WEIGHBRIDGE_NCCL_TIMEOUT seconds (60), is named; then nothing is connected any more. */
 int gpu_join(struct gpu *g, struct err *e); /* connects all of them by NCCL; once; blocks */
 int gpu_send(struct gpu *g, unsigned from, const void *src, unsigned to, void *dst, size_t bytes, struct err *e);
 int gpu_broadcast(struct gpu *g, unsigned from, void *const *at, size_t bytes, struct err *e); /* at[device], all */
