@@ -176,14 +176,19 @@ int gpu_pin(struct gpu *g, void *at, size_t bytes, struct err *e) { return g->ca
 
 int gpu_unpin(struct gpu *g, void *at, struct err *e) { return g->call->unpin(g, at, e); }
 
-int gpu_copy_in(struct gpu *g, unsigned device, void *dst, const void *src, size_t bytes, struct err *e)
+int gpu_copy_in(struct gpu *g, unsigned device, void *dst, const void *src, const struct gpu_piece *p, struct err *e)
 {
-    return g->call->copy_in(g, device, dst, src, bytes, e);
+    return g->call->copy_in(g, device, dst, src, p, e);
 }
 
 int gpu_copy_out(struct gpu *g, unsigned device, void *dst, const void *src, const struct gpu_piece *p, struct err *e)
 {
     return g->call->copy_out(g, device, dst, src, p, e);
+}
+
+int gpu_copy_within(struct gpu *g, unsigned device, void *dst, const void *src, size_t bytes, struct err *e)
+{
+    return g->call->copy_within(g, device, dst, src, bytes, e);
 }
 
 int gpu_clear(struct gpu *g, unsigned device, enum gpu_stream s, void *at, size_t bytes, struct err *e)

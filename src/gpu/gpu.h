@@ -5,9 +5,9 @@
  * else of the program needs a CUDA library, and the plugin loads libnccl.so.2 only for two devices or more,
  * libcublas.so.13 only for the first product.
  *
- * All calls of one struct gpu are made by one thread.  Those that take a stream queue work and return; work on one
- * stream is done in order, work on two has no order but by events.  A device is named by its place in `info`, its
- * memory by plain addresses of its own.  Each call returns 0, or -1 with a message that names the device; then
+ * All calls of one struct gpu are made by one thread at a time.  Those that take a stream queue work and return; work
+ * on one stream is done in order, work on two has no order but by events.  A device is named by its place in `info`,
+ * its memory by plain addresses of its own.  Each call returns 0, or -1 with a message that names the device; then
  * `failed` is its place, and nothing more can be expected of this device. */
 #ifndef GPU_GPU_H
 #define GPU_GPU_H
@@ -76,10 +76,12 @@ int gpu_pin(struct gpu *g, void *at, size_t bytes, struct err *e);
 int gpu_unpin(struct gpu *g, void *at, struct err *e);
 
 /* Copies from and to pinned memory, zeros, kernels; queued. */
-int gpu_copy_in(struct gpu *g, unsigned device, void *dst, const void *src, size_t bytes,
+int gpu_copy_in(struct gpu *g, unsigned device, void *dst, const void *src, const struct gpu_piece *p,
                 struct err *e); /* on GPU_IN */
 int gpu_copy_out(struct gpu *g, unsigned device, void *dst, const void *src, const struct gpu_piece *p,
                  struct err *e); /* on GPU_OUT */
+int gpu_copy_within(struct gpu *g, unsigned device, void *dst, const void *src, size_t bytes,
+                    struct err *e); /* of the device's memory; on GPU_COMPUTE */
 int gpu_clear(struct gpu *g, unsigned device, enum gpu_stream s, void *at, size_t bytes, struct err *e);
 int gpu_launch(struct gpu *g, unsigned device, const struct gpu_kernel *k, struct err *e);   /* on GPU_COMPUTE */
 int gpu_product(struct gpu *g, unsigned device, const struct gpu_product *p, struct err *e); /* on GPU_COMPUTE */

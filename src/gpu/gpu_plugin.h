@@ -17,9 +17,11 @@ struct gpu_calls {
     int (*free)(struct gpu *g, unsigned device, void *at, struct err *e);
     int (*pin)(struct gpu *g, void *at, size_t bytes, struct err *e);
     int (*unpin)(struct gpu *g, void *at, struct err *e);
-    int (*copy_in)(struct gpu *g, unsigned device, void *dst, const void *src, size_t bytes, struct err *e);
+    int (*copy_in)(struct gpu *g, unsigned device, void *dst, const void *src, const struct gpu_piece *p,
+                   struct err *e);
     int (*copy_out)(struct gpu *g, unsigned device, void *dst, const void *src, const struct gpu_piece *p,
                     struct err *e);
+    int (*copy_within)(struct gpu *g, unsigned device, void *dst, const void *src, size_t bytes, struct err *e);
     int (*clear)(struct gpu *g, unsigned device, enum gpu_stream s, void *at, size_t bytes, struct err *e);
     int (*launch)(struct gpu *g, unsigned device, const struct gpu_kernel *k, struct err *e);
     int (*product)(struct gpu *g, unsigned device, const struct gpu_product *p, struct err *e);
