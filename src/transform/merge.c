@@ -1,11 +1,11 @@
 #include "transform/merge.h"
 #include <math.h>
-#include "transform/widen_lane.h"
+#include "transform/merge_lane.h"
 
 void merge_add(float *sum, const uint16_t *w, const float *product, size_t n, float scale)
 {
     for (size_t i = 0; i < n; i++)
-        sum[i] = f16_to_f32(w[i]) + product[i] * scale;
+        sum[i] = merge_element(w[i], product[i], scale);
 }
 
 LANE void sum_terms(float *sum, const float *b, uint64_t rank, const float *a, size_t pitch, size_t n)

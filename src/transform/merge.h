@@ -1,6 +1,5 @@
-/* merge.h - the sum in a LoRA merge: a weight, rounded to fp16, plus a scaled product of the adapter's matrices.
- * Product times scale and the sum are rounded to fp32 each, as PyTorch does it: compilers must not make one
- * instruction of the two (the build forbids contraction). */
+/* merge.h - the sum in a LoRA merge: a weight, rounded to fp16, plus a scaled product of the adapter's matrices
+ * (merge_lane.h). */
 #ifndef TRANSFORM_MERGE_H
 #define TRANSFORM_MERGE_H
 #include <stddef.h>

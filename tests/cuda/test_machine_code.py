@@ -12,7 +12,7 @@ from kernels import BUILD
 ARCHES = ["80", "87", "90", "100", "110", "120"]
 REGISTERS_MOST = 64  # of a thread: four blocks of 256 threads to an SM
 LOADS_16 = {"cast": ["bf16", "f16", "f32"], "transpose": ["bf16", "f16", "f32"], "pack4": ["in", "in_act", "out"],
-            "zeros_group": ["f16", "bf16", "f32"]}
+            "zeros_group": ["f16", "bf16", "f32"], "merge": ["f16", "bf16", "f32"]}
 STORES_16 = {**LOADS_16, "pack4": ["in", "in_act", "awq", "out"], "zeros_out": ["f16", "bf16", "f32"]}
 RULES = [("LDG", LOADS_16), ("STG", STORES_16)]
 
@@ -55,7 +55,7 @@ def kernels():
 
 
 def test_all_are_there():
-    assert len(kernels()) == 17
+    assert len(kernels()) == 23
     assert sorted(instructions()) == sorted(usage()) == sorted((a, k) for a in ARCHES for k in kernels())
     assert all(len(code) > 50 for code in instructions().values())
 
