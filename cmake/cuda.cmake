@@ -1,6 +1,7 @@
 # The kernels of src/transform/*.cu by nvcc: NAME.fatbin for every architecture that we build for, and NAME.compute_XX.ptx,
-# which the tests run without a GPU. Includers get WEIGHBRIDGE_NVCC_FOUND and, where it is set, the target cuda_kernels.
-set(WEIGHBRIDGE_CUDA AUTO CACHE STRING "Build the CUDA kernels: ON, OFF, or AUTO (where nvcc is found)")
+# which the tests run without a GPU; and libweighbridge_cuda.so, the plugin that has them and starts them. Includers get
+# WEIGHBRIDGE_NVCC_FOUND and, where it is set, the targets cuda_kernels and weighbridge_cuda.
+set(WEIGHBRIDGE_CUDA AUTO CACHE STRING "Build the CUDA kernels and the plugin: ON, OFF, or AUTO (where nvcc is found)")
 set(WEIGHBRIDGE_NVCC "" CACHE FILEPATH "nvcc to use; empty: the one on PATH, in CUDA_HOME or in /usr/local/cuda")
 set(CUDA_ARCHITECTURES 80 87 90 100 110 120)
 set(CUDA_TESTED 80 90) # as PTX
@@ -57,4 +58,39 @@ if(WEIGHBRIDGE_NVCC_FOUND)
   endforeach()
   add_custom_target(cuda_kernels ALL DEPENDS ${CUDA_FILES})
   message(STATUS "CUDA kernels by ${WEIGHBRIDGE_NVCC_FOUND}")
+
+  # The plugin is plain C against the runtime's headers; a toolkit from PyPI has its libraries in lib, without plain names.
+  get_filename_component(toolkit ${WEIGHBRIDGE_NVCC_FOUND} REALPATH)
+  get_filename_component(toolkit ${toolkit}/../.. ABSOLUTE)
+  file(GLOB targets ${toolkit}/targets/*)
+  find_path(CUDA_INCLUDE cuda_runtime_api.h NO_CACHE HINTS ${toolkit} ${targets} PATH_SUFFIXES include)
+  find_library(CUDA_RUNTIME NAMES libcudart.so.13 libcudart.so NO_CACHE HINTS ${toolkit} ${targets} PATH_SUFFIXES lib64 lib)
+  if(WEIGHBRIDGE_CUDA STREQUAL "ON" AND NOT (CUDA_INCLUDE AND CUDA_RUNTIME))
+    message(FATAL_ERROR "WEIGHBRIDGE_CUDA=ON, but beside ${WEIGHBRIDGE_NVCC_FOUND} there is no cuda_runtime_api.h or no "
+                        "libcudart.so.13: install the toolkit's runtime (cuda-cudart-dev-13-0)")
+  endif()
+endif()
+
+if(CUDA_INCLUDE AND CUDA_RUNTIME)
+  set(names "")
+  foreach(source ${CUDA_SOURCES})
+    get_filename_component(name ${source} NAME_WE)
+    list(APPEND names ${name})
+  endforeach()
+  list(JOIN names "," names)
+  add_custom_command(OUTPUT ${CUDA_DIR}/kernels.c DEPENDS ${CUDA_FILES} cmake/kernels.cmake VERBATIM
+    COMMAND ${CMAKE_COMMAND} -DDIR=${CUDA_DIR} -DNAMES=${names} -DOUT=${CUDA_DIR}/kernels.c
+            -P ${CMAKE_CURRENT_SOURCE_DIR}/cmake/kernels.cmake)
+  add_library(weighbridge_cuda MODULE src/gpu/cuda.c src/gpu/nccl.c src/gpu/cublas.c src/gpu/abi_check.c
+              src/base/arena.c src/base/err.c src/base/str.c ${CUDA_DIR}/kernels.c)
+  add_dependencies(weighbridge_cuda cuda_kernels)
+  target_include_directories(weighbridge_cuda PRIVATE src)
+  target_include_directories(weighbridge_cuda SYSTEM PRIVATE ${CUDA_INCLUDE})
+  target_link_libraries(weighbridge_cuda PRIVATE ${CUDA_RUNTIME} Threads::Threads ${CMAKE_DL_LIBS})
+  target_compile_options(weighbridge_cuda PRIVATE -fvisibility=hidden)
+  # Installed it still finds this runtime, behind those that LD_LIBRARY_PATH names.
+  target_link_options(weighbridge_cuda PRIVATE -Wl,--enable-new-dtags)
+  set_target_properties(weighbridge_cuda PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  install(TARGETS weighbridge_cuda DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  message(STATUS "CUDA plugin with ${CUDA_RUNTIME}")
 endif()

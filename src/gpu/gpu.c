@@ -88,45 +88,41 @@ static void own_folder(char folder[PATH_MAX])
         *slash = 0;
 }
 
-/* Where it was built, where it is installed, else by its name, which asks the system's folders. */
-static void *open_plugin(const char **why)
+/* Where it was built, where it is installed, else its name alone, for which the system's folders are asked. */
+static void find_plugin(char *path, size_t size)
 {
     static const char *const places[] = { "", "/" GPU_PLUGIN_FOLDER };
     const char *named = getenv("WEIGHBRIDGE_CUDA");
-    char folder[PATH_MAX], path[PATH_MAX + sizeof "/" GPU_PLUGIN_FOLDER "/" PLUGIN];
-    void *library;
+    char folder[PATH_MAX];
 
+    snprintf(path, size, "%s", named && *named ? named : PLUGIN);
     if (named && *named)
-        snprintf(path, sizeof path, "%s", named);
-    else {
-        own_folder(folder);
-        strcpy(path, PLUGIN);
-        for (size_t i = 0; *folder && i < sizeof places / sizeof *places; i++) {
-            snprintf(path, sizeof path, "%s%s/%s", folder, places[i], PLUGIN);
-            if (!access(path, F_OK))
-                break;
-            strcpy(path, PLUGIN);
-        }
+        return;
+    own_folder(folder);
+    for (size_t i = 0; *folder && i < sizeof places / sizeof *places; i++) {
+        snprintf(path, size, "%s%s/%s", folder, places[i], PLUGIN);
+        if (!access(path, F_OK))
+            return;
     }
-    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    *why = library ? NULL : dlerror();
-    return library;
+    snprintf(path, size, "%s", PLUGIN);
 }
 
 /* Kept open for good: what CUDA's libraries start does not end with them. */
 static const struct gpu_calls *load_calls(struct err *e)
 {
-    const char *why;
-    void *library = open_plugin(&why);
+    char path[PATH_MAX + sizeof "/" GPU_PLUGIN_FOLDER "/" PLUGIN];
     const struct gpu_calls *(*entry)(void), *calls;
+    void *library;
 
-    if (!library && strstr(why, PLUGIN ": cannot open")) {
-        err_set(e, ERR_DEVICE, "this weighbridge has no %s (%s): build with -DWEIGHBRIDGE_CUDA=ON, or use --device cpu",
-                PLUGIN, why);
-        return NULL;
-    }
+    find_plugin(path, sizeof path);
+    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        err_set(e, ERR_DEVICE, "%s: install the CUDA 13 runtime, or use --device cpu", why);
+        const char *why = dlerror(), *self = strstr(why, path);
+
+        err_set(e, ERR_DEVICE, "%s: %s, or use --device cpu", why,
+                self == why ? "build weighbridge with -DWEIGHBRIDGE_CUDA=ON, or give the plugin's path by "
+                              "WEIGHBRIDGE_CUDA in the environment"
+                            : "install the CUDA 13 runtime");
         return NULL;
     }
     *(void **)&entry = dlsym(library, GPU_PLUGIN_ENTRY);
