@@ -106,6 +106,52 @@ static void relay_trace(void *user, const char *text, size_t n)
     o->trace(o->user, text, n);
 }
 
+/* What the runs before have moved, too. */
+static void add_moved(struct run_result *r, const struct run_result *before)
+{
+    r->read += before->read;
+    r->written += before->written;
+    r->wall += before->wall;
+    for (enum stage i = 0; i < STAGES; i++) {
+        r->busy[i] += before->busy[i];
+        r->waiting[i] += before->waiting[i];
+    }
+    r->made |= before->made;
+}
+
+/* One run, or another for each device that fails meanwhile. */
+static int run_pipeline(struct export_job *j, const struct outdir *out, struct journal *journal,
+                        struct run_options *run, struct run_result *r, struct err *e)
+{
+    const struct wb_options *o = j->options;
+    const char *dir = job_nowhere(o) ? o->out : out->partial;
+    struct run_result before = { 0 };
+    size_t told = j->notes.n;
+    int ret;
+
+    for (;;) {
+        run->gpu = j->budget.devices ? &j->devices.gpu : NULL;
+        run->followed = run->gpu && !o->strict_device;
+        run->feed_nccl = j->devices.feed_nccl;
+        run->no_nccl = j->devices.no_nccl;
+        ret = pipeline_run(&j->plan, out->fd, dir, run, r, e);
+        if (!ret)
+            job_devices_count(&j->devices, r);
+        add_moved(r, &before);
+        if (!ret)
+            return 0;
+        for (size_t i = 0; !job_nowhere(o) && i < journal->finished_n; i++)
+            j->layout.item[journal->finished[i].item].done = true;
+        if (!job_go_on(j, r, e))
+            return -1;
+        front_warn(o, &j->notes, told);
+        told = j->notes.n;
+        before = *r;
+        run->follows = true;
+        run->again = r->made;
+    }
+}
+
 static int move_bytes(struct export_job *j, struct outdir *out, struct journal *journal, struct together *t,
                       struct export_result *r, struct err *e)
 {
@@ -116,18 +162,19 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
                                .nowhere = job_nowhere(o),
                                .joint = o->ranks != NULL,
                                .trace = o->trace ? relay_trace : NULL,
+                               .trace_begin = clock_wall(),
                                .progress = front_progress,
                                .user = (void *)o };
-    size_t told = j->notes.n;
+    size_t told;
 
     for (size_t i = 0; i < journal->finished_n; i++)
         r->resumed_bytes += j->layout.item[journal->finished[i].item].bytes;
     r->resumed = journal->finished_n;
     if ((ranks_first(o->ranks) && !job_nowhere(o) &&
          (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e))) ||
-        pipeline_run(&j->plan, out->fd, job_nowhere(o) ? o->out : out->partial, &run, &r->run, e) ||
-        check_sources(&j->ckpt, e))
+        run_pipeline(j, out, journal, &run, &r->run, e) || check_sources(&j->ckpt, e))
         ranks_alarm(o->ranks);
+    told = j->notes.n;
     if (together_end(t, j, out, &r->run, e))
         return -1;
     if (!ranks_first(o->ranks))
@@ -198,7 +245,8 @@ static uint64_t peak_rss(const struct rusage *usage)
 static bool may_go_on(const struct journal *journal, const struct wb_ranks *ranks, const struct err *e)
 {
     return (ranks || journal->finished_n) && /* other ranks have journals too */
-           (e->kind == ERR_CANCELLED || e->kind == ERR_IO || e->kind == ERR_SPACE || e->kind == ERR_NOMEM);
+           (e->kind == ERR_CANCELLED || e->kind == ERR_IO || e->kind == ERR_SPACE || e->kind == ERR_NOMEM ||
+            e->kind == ERR_DEVICE);
 }
 
 /* A run that must not be gone on with by this one is for others to decide about. */

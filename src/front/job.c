@@ -338,15 +338,41 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     if (decide_files(j, e))
         return -1;
     j->stage = JOB_FILES;
-    if (plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e))
+    if (job_devices_open(&j->devices, o, &j->budget, &j->notes, &j->arena, e) || job_plan_rest(j, e))
         return -1;
     j->stage = JOB_PLAN;
     return 0;
 }
 
+/* Devices that are too small are left alone where the CPU will do. */
 int job_plan_rest(struct export_job *j, struct err *e)
 {
-    return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
+    struct err why = { 0 };
+
+    if (!plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, &why))
+        return 0;
+    if (why.kind == ERR_DEVICE && !strcmp(j->options->device, "auto")) {
+        job_devices_leave(&j->devices, &j->budget, &j->notes, &j->arena, &why);
+        return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
+    }
+    *e = why;
+    return -1;
+}
+
+bool job_go_on(struct export_job *j, const struct run_result *r, struct err *e)
+{
+    struct err why = { 0 };
+
+    if (!job_devices_go_on(&j->devices, j->options, r, &j->budget, &j->notes, &j->arena, e))
+        return false;
+    if (!job_plan_rest(j, &why))
+        return true;
+    if (why.kind == ERR_DEVICE) { /* those that are left are too small */
+        job_devices_leave(&j->devices, &j->budget, &j->notes, &j->arena, &why);
+        return !job_plan_rest(j, e);
+    }
+    *e = why;
+    return false;
 }
 
 int job_space(const char *out, uint64_t need, uint64_t have, struct err *e)
@@ -381,6 +407,7 @@ int job_may_write(struct export_job *j, struct err *e)
 
 void job_release(struct export_job *j)
 {
+    job_devices_close(&j->devices);
     graph_release(&j->graph);
     model_close(&j->model);
     adapter_close(&j->adapter);

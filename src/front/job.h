@@ -9,6 +9,7 @@
 #include "emit/onnx_file.h"
 #include "emit/sidefile.h"
 #include "emit/tokenizer_files.h"
+#include "front/devices.h"
 #include "pipeline/pipeline.h"
 
 #define META_ZEROS "weighbridge.zero_points"
@@ -27,6 +28,7 @@ struct export_job {
     const struct wb_options *options;
     struct job_hints hints;
     struct plan_budget budget;
+    struct job_devices devices;
     enum job_stage stage; /* reached without an error */
     struct arena arena;
     struct notes notes;
@@ -55,6 +57,9 @@ struct export_job {
 int job_prepare(struct export_job *j, const struct wb_options *o, const struct job_hints *h, struct err *e);
 /* Plans again, without the items that are done. */
 int job_plan_rest(struct export_job *j, struct err *e);
+/* After a run that failed: whether another one, by a plan without the items that are done, may go on without the device
+ * that was the reason. */
+bool job_go_on(struct export_job *j, const struct run_result *r, struct err *e);
 /* What forbids to write although everything is known: OUT, disk space, and notes under --strict. */
 int job_may_write(struct export_job *j, struct err *e);
 /* Refuses where `have` bytes are free on OUT's file system, and more are needed. */

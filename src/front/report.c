@@ -184,6 +184,11 @@ static json_t *memory(const struct plan *p, const struct plan_budget *b)
     put_u64(o, "slabs", p->slabs_n);
     put_u64(o, "tiles", p->tiles_n);
     put_u64(o, "paneled", p->paneled);
+    if (p->devices) {
+        put_u64(o, "device_bytes", p->device_bytes);
+        put_u64(o, "device_budget", b->device_memory);
+        put_u64(o, "lanes", p->lanes);
+    }
     return o;
 }
 
@@ -225,6 +230,8 @@ static json_t *document(const struct export_job *j, const struct run_result *run
         put(o, "bytes", bytes(j));
     if (j->stage >= JOB_PLAN)
         put(o, "memory", memory(&j->plan, &j->budget));
+    if (j->stage >= JOB_PLAN)
+        put(o, "device", job_devices_report(&j->devices));
     return o;
 }
 

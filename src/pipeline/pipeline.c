@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "io/file.h"
+#include "pipeline/device.h"
 #include "pipeline/journal.h"
 #include "pipeline/run.h"
 
@@ -49,7 +50,7 @@ static void locks_release(struct run *r)
     pthread_mutex_destroy(&r->lock);
 }
 
-static unsigned workers_of(const struct run_options *o) { return o->threads ? o->threads : 1; }
+static unsigned workers_of(const struct run_options *o) { return o->threads && !o->gpu ? o->threads : 1; }
 
 static unsigned threads_n(const struct run *r, const struct run_options *o)
 {
@@ -59,7 +60,8 @@ static unsigned threads_n(const struct run *r, const struct run_options *o)
 /* Signals are for the caller's threads: ours begin with all of them blocked, but the one that io/map.h answers. */
 static int threads_start(struct run *r, pthread_t *thread, unsigned *started, unsigned n, struct err *e)
 {
-    void *(*const first[])(void *) = { reader_main, writer_main, r->journal ? recorder_main : worker_main };
+    void *(*const worker)(void *) = r->devices ? device_main : worker_main;
+    void *(*const first[])(void *) = { reader_main, writer_main, r->journal ? recorder_main : worker };
     sigset_t all, before;
     int ret = 0;
 
@@ -67,7 +69,7 @@ static int threads_start(struct run *r, pthread_t *thread, unsigned *started, un
     sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (*started = 0; !ret && *started < n;) {
-        void *(*role)(void *) = *started < 3 ? first[*started] : worker_main;
+        void *(*role)(void *) = *started < 3 ? first[*started] : worker;
 
         pthread_mutex_lock(&r->lock);
         r->running++;
@@ -205,24 +207,29 @@ static int adapter_close_file(struct run *r, int ret, struct err *e)
 int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct run_options *o, struct run_result *r,
                  struct err *e)
 {
-    struct run run = {
-        .plan = p, .result = r, .journal = o->journal, .nowhere = o->nowhere, .joint = o->joint, .adapter_fd = -1
-    };
+    struct run run = { .plan = p,
+                       .result = r,
+                       .journal = o->journal,
+                       .nowhere = o->nowhere,
+                       .joint = o->joint,
+                       .again = o->again,
+                       .adapter_fd = -1 };
     double begin = clock_wall();
     int ret = -1;
 
     result_init(r, p, o->journal);
     locks_init(&run);
-    trace_begin(&run.trace, o->trace, o->user);
+    trace_begin(&run.trace, o->trace, o->user, o->follows, o->trace_begin);
     run.pending = arena_array(p->arena, p->layout->items_n + 1, sizeof *run.pending);
     /* Whatever may be refused comes before the first file: memory, engines. */
     if (adapter_open_file(&run, e) || ring_init(&run.ring, p, e) || io_open(&run.in, o->io, READ_DEPTH, e) ||
         (o->nowhere ? io_open_null(&run.out, WRITE_DEPTH, e) : io_open(&run.out, o->io, WRITE_DEPTH, e)) ||
-        outputs_create(&run, dir_fd, dir, e))
+        (o->gpu && !(run.devices = devices_open(&run, o, e))) || outputs_create(&run, dir_fd, dir, e))
         goto out;
+    r->made = true;
     r->engine = run.in.engine->name;
     r->refused = run.in.refused;
-    run.guarded = io_maps(o->io) && io_guard();
+    run.guarded = !o->gpu && io_maps(o->io) && io_guard();
     run.only_map = !strcmp(o->io, "mmap");
     ret = move(&run, o, e);
 out:
@@ -232,8 +239,9 @@ out:
     io_close(&run.out);
     if (run.guarded)
         io_unguard();
+    devices_close(run.devices, ret);
     ring_release(&run.ring);
-    trace_end(&run.trace);
+    trace_end(&run.trace, o->followed && ret && e->kind == ERR_DEVICE);
     locks_release(&run);
     r->wall = clock_wall() - begin;
     return ret;

@@ -2,10 +2,12 @@
  *
  *   reader thread -> tiles -> workers -> slabs -> writer thread
  *
- * between the bounded buffers of ring.h.  Output bytes depend on the layout
+ * between the bounded buffers of ring.h; or with one thread for some devices in place
+ * of workers (device.c).  Output bytes depend on the layout
  * alone: not on engine, threads, budget or timing. */
 #ifndef PIPELINE_PIPELINE_H
 #define PIPELINE_PIPELINE_H
+#include "gpu/gpu.h"
 #include "io/way.h"
 #include "pipeline/meter.h"
 #include "pipeline/plan.h"
@@ -20,9 +22,17 @@ struct run_progress {
 struct journal;
 
 struct run_options {
-    const char *io;          /* as io_open takes it */
-    unsigned threads;        /* workers, at least 1 */
-    bool nowhere;            /* what would be written is counted only, and no file is made */
+    const char *io;   /* as io_open takes it */
+    unsigned threads; /* workers, at least 1 */
+    bool nowhere;     /* what would be written is counted only, and no file is made */
+    struct gpu *gpu;  /* open devices that work in place of threads, as many as the plan is made for; NULL: none.
+                       * Closed where the run fails */
+    bool no_nccl;     /* several devices are not connected */
+    bool feed_nccl;   /* tiles come to the first device, and from there to the others; else to each from the host */
+    /* Another run follows where devices fail; this is such a one; and the data files are there, that the one before has
+     * made. A trace goes on through all of them. */
+    bool followed, follows, again;
+    double trace_begin;      /* of the first of them, by clock_wall; 0: now */
     bool joint;              /* the data files are there: several processes fill them, each by a plan of its own */
     struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
     void (*trace)(void *user, const char *text, size_t n); /* takes a trace, see trace.h; NULL: none is wanted */
@@ -35,6 +45,10 @@ struct run_options {
 struct item_result { /* of layout.item[i] */
     struct counters counters;
     uint64_t xxh3; /* XXH3 64 of its bytes in the file, without padding */
+};
+
+struct device_result {     /* of a device of the run */
+    uint64_t tiles, bytes; /* that it was given */
 };
 
 struct run_result {
@@ -52,6 +66,10 @@ struct run_result {
     unsigned shards[IO_WAYS][IO_WHYS]; /* how they were read */
 
     bool direct_read, direct_write; /* for at least one file */
+    bool made;                      /* the data files */
+    struct device_result *device;   /* of run_options.gpu: devices_n of them */
+    unsigned devices_n;
+    uint64_t host_jobs; /* that no device could do */
 };
 
 /* Creates the layout's data files in directory `dir_fd` (`dir` is its name for

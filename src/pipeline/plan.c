@@ -16,6 +16,7 @@ enum {
     TILE_BYTES_MIN = 32 << 10, /* PIECE elements of 8 bytes */
     READ_AHEAD = 6,            /* tiles in flight or waiting, besides those in work */
     STREAM_SLOTS = 4,
+    LANES = 3,               /* of a device: one tile comes in, one is worked on, one goes out */
     PANEL_USEFUL = 64 << 20, /* beside the largest panel, unless its neighbours are larger */
     PIECE = LAYOUT_ALIGN,    /* elements: a multiple of it is a multiple of LAYOUT_ALIGN bytes, for any dtype */
     LINE = 64,               /* bytes: two threads should not write to one cache line */
@@ -53,6 +54,8 @@ struct demand {          /* of all groups */
     uint64_t panel_all;  /* bytes of all of them */
     const struct ckpt_file *adapter;
     uint64_t merge_rank; /* of the adapter at most */
+    size_t scratch;      /* bytes of a job on a device, at most */
+    size_t items;
 };
 
 static uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
@@ -205,9 +208,15 @@ static void demand_merge(struct demand *d, const struct group *g)
         }
 }
 
-static struct demand demand_of(const struct group *group, size_t groups)
+/* As launch_scratch has it, whatever the job. */
+static size_t scratch_of(const struct recipe_plain *plain)
 {
-    struct demand d = { 0 };
+    return plain->parts ? plain->pack.in * sizeof(uint32_t) : 0;
+}
+
+static struct demand demand_of(const struct group *group, size_t groups, size_t items)
+{
+    struct demand d = { .items = items };
     uint64_t before = 0;
 
     for (size_t i = 0; i < groups; i++) {
@@ -218,6 +227,7 @@ static struct demand demand_of(const struct group *group, size_t groups)
             d.tile_least = most(d.tile_least, most(recipe_parts_bytes(&g->use->plain, 1), g->streams * g->stream_dst));
         d.streams = g->streams > d.streams ? g->streams : d.streams;
         d.panels |= g->panels > 0;
+        d.scratch = most(d.scratch, scratch_of(&g->use->plain));
         demand_merge(&d, g);
         d.panel_most = most(d.panel_most, room);
         if (__builtin_add_overflow(before, room, &pair))
@@ -230,52 +240,156 @@ static struct demand demand_of(const struct group *group, size_t groups)
     return d;
 }
 
+static uint64_t lanes_all(const struct plan *p) { return (uint64_t)p->devices * p->lanes; }
+
+/* Of the host, its panel area aside. */
 static uint64_t fixed_bytes(const struct plan *p)
 {
+    uint64_t notes = lanes_all(p) * PLAN_NOTES + (p->devices ? p->tile_bytes : 0); /* and a spare tile */
+
     return (uint64_t)p->tile_slots * plan_tile_room(p) + (uint64_t)p->stream_slots * p->stream_bytes +
-           (uint64_t)p->workers * p->merge_bytes;
+           (uint64_t)p->workers * p->merge_bytes + notes;
 }
 
-/* Tiles and stream slabs get two fifths of the memory at most, as long as row panels want the rest. */
-static bool sizes_choose(struct plan *p, const struct plan_budget *b, const struct demand *d)
+/* Of a device, its panel area aside: lanes, a tile that is passed on to another device, counters of all items. */
+static uint64_t fixed_device(const struct plan *p, const struct demand *d)
 {
-    uint64_t share = d->panels ? b->memory / 5 * 2 : b->memory;
-    uint64_t tile_least = most(TILE_BYTES_MIN, round_up(d->tile_least, LAYOUT_ALIGN));
+    uint64_t lane = p->lane_tiles + p->lane_results + p->lane_scratch + PLAN_NOTES;
 
-    p->adapter = d->adapter;
-    p->merge_rank = d->merge_rank;
-    p->workers = d->adapter ? b->threads : 0;
-    p->merge_bytes = d->adapter ? merger_bytes(d->merge_rank) : 0;
-    p->tile_slots = b->threads + READ_AHEAD;
-    p->stream_slots = d->streams ? (unsigned)most(STREAM_SLOTS, 2 * d->streams) : 0;
-    for (p->tile_bytes = most(TILE_BYTES_MAX, tile_least);; p->tile_bytes = most(p->tile_bytes / 2, tile_least)) {
-        p->stream_bytes = p->tile_bytes;
-        if (fixed_bytes(p) <= share || p->tile_bytes == tile_least)
+    return p->lanes * lane + p->lane_tiles + round_up(d->items * sizeof(struct counters), LAYOUT_ALIGN);
+}
+
+static void lane_size(struct plan *p, const struct demand *d)
+{
+    p->stream_bytes = p->tile_bytes;
+    if (!p->devices)
+        return;
+    p->lane_tiles = p->tile_bytes;
+    p->lane_results = (d->streams ? d->streams : 1) * p->stream_bytes;
+    p->lane_scratch = round_up(d->scratch + 1, LAYOUT_ALIGN);
+}
+
+/* How many there had better be. */
+static void slots_wish(struct plan *p, const struct plan_budget *b, const struct demand *d)
+{
+    unsigned work = p->devices ? p->devices * p->lanes : b->threads;
+    bool streams = d->streams || (p->devices && d->panels); /* a drain takes a stream slot, too */
+
+    p->tile_slots = work + READ_AHEAD;
+    p->stream_slots = streams ? (unsigned)most(STREAM_SLOTS, 2 * d->streams) : 0;
+    if (p->devices && streams)
+        p->stream_slots += work + READ_AHEAD; /* what is on its way has its slots already */
+}
+
+enum fit { FITS, HOST_LITTLE, DEVICE_LITTLE };
+
+static uint64_t panels_choose(uint64_t room, const struct demand *d)
+{
+    uint64_t bytes = least(round_down(room, LAYOUT_ALIGN), d->panel_all);
+
+    /* No more than keeps reading and writing busy: memory that was never touched costs as much as it saves. */
+    return least(bytes, most(d->panel_pair, d->panel_most + PANEL_USEFUL));
+}
+
+/* The size of tiles, and with it all that there is a number of. */
+static void tile_choose(struct plan *p, const struct plan_budget *b, const struct demand *d)
+{
+    uint64_t least_bytes = most(TILE_BYTES_MIN, round_up(d->tile_least, LAYOUT_ALIGN));
+    uint64_t share = d->panels && !p->devices ? b->memory / 5 * 2 : b->memory;
+    uint64_t device_share = d->panels ? b->device_memory / 5 * 2 : b->device_memory;
+    unsigned streams_least = p->stream_slots && !d->streams ? 1 : d->streams;
+
+    for (p->tile_bytes = most(TILE_BYTES_MAX, least_bytes);; p->tile_bytes = most(p->tile_bytes / 2, least_bytes)) {
+        lane_size(p, d);
+        if ((fixed_bytes(p) <= share && (!p->devices || fixed_device(p, d) <= device_share)) ||
+            p->tile_bytes == least_bytes)
             break;
     }
+    while (p->devices && fixed_device(p, d) > device_share && p->lanes > 1)
+        p->lanes--;
     while (fixed_bytes(p) > share && p->tile_slots > 2)
         p->tile_slots--;
-    while (fixed_bytes(p) > share && p->stream_slots > d->streams)
+    while (fixed_bytes(p) > share && p->stream_slots > streams_least)
         p->stream_slots--;
+}
+
+/* Tiles and stream slabs get two fifths of the memory at most, as long as row panels want the rest; so do lanes of a
+ * device's memory. */
+static enum fit sizes_choose(struct plan *p, const struct plan_budget *b, const struct demand *d)
+{
+    p->devices = b->devices;
+    p->lanes = p->devices ? LANES : 0;
+    p->adapter = d->adapter;
+    p->merge_rank = d->merge_rank;
+    p->workers = !d->adapter ? 0 : b->devices ? 1 : b->threads;
+    p->merge_bytes = d->adapter ? merger_bytes(d->merge_rank) : 0;
+    slots_wish(p, b, d);
+    tile_choose(p, b, d);
     if (fixed_bytes(p) > b->memory)
-        return false;
-    p->panel_bytes = round_down(b->memory - fixed_bytes(p), LAYOUT_ALIGN);
-    p->panel_bytes = least(p->panel_bytes, d->panel_all);
-    /* No more than keeps reading and writing busy: memory that was never touched costs as much as it saves. */
-    p->panel_bytes = least(p->panel_bytes, most(d->panel_pair, d->panel_most + PANEL_USEFUL));
-    p->buffers = fixed_bytes(p) + p->panel_bytes;
-    return true;
+        return HOST_LITTLE;
+    if (p->devices && fixed_device(p, d) > b->device_memory)
+        return DEVICE_LITTLE;
+    if (!p->devices) {
+        p->panel_bytes = panels_choose(b->memory - fixed_bytes(p), d);
+        p->buffers = fixed_bytes(p) + p->panel_bytes;
+        return FITS;
+    }
+    p->panel_bytes = panels_choose(b->device_memory - fixed_device(p, d), d);
+    p->buffers = fixed_bytes(p);
+    p->device_bytes = fixed_device(p, d) + p->panel_bytes;
+    return FITS;
 }
 
 /* The least memory, in MiB, that leaves `panel` bytes for row panels. */
 static uint64_t memory_for(const struct plan_budget *b, const struct demand *d, uint64_t panel)
 {
-    struct plan p;
-    struct plan_budget more = { round_up(most(panel, PLAN_MEMORY_MIN), 1 << 20), b->threads };
+    struct plan p = { 0 };
+    struct plan_budget more = *b;
 
-    while (!sizes_choose(&p, &more, d) || p.panel_bytes < panel)
+    more.memory = round_up(most(panel, PLAN_MEMORY_MIN), 1 << 20);
+    while (sizes_choose(&p, &more, d) == HOST_LITTLE || p.panel_bytes < panel)
         more.memory += 1 << 20;
     return more.memory >> 20;
+}
+
+/* The same of a device. */
+static uint64_t device_memory_for(const struct plan_budget *b, const struct demand *d, uint64_t panel)
+{
+    struct plan p = { 0 };
+    struct plan_budget more = *b;
+
+    more.device_memory = round_up(panel + 1, 1 << 20);
+    while (sizes_choose(&p, &more, d) == DEVICE_LITTLE || p.panel_bytes < panel)
+        more.device_memory += 1 << 20;
+    return more.device_memory >> 20;
+}
+
+static int too_little(const struct plan_budget *b, const struct demand *d, enum fit fit, struct err *e)
+{
+    if (fit == DEVICE_LITTLE)
+        return err_set(e, ERR_DEVICE,
+                       "%llu bytes of device memory are too little: a device needs %lluM of its memory, or use "
+                       "--device cpu",
+                       (unsigned long long)b->device_memory, (unsigned long long)device_memory_for(b, d, 0));
+    return err_set(e, ERR_RANGE, "a memory budget of %llu bytes is too little for %u %s: use --memory %lluM",
+                   (unsigned long long)b->memory, b->devices ? b->devices : b->threads,
+                   b->devices ? "devices" : "threads", (unsigned long long)memory_for(b, d, 0));
+}
+
+static int row_too_long(const struct plan *p, const struct plan_budget *b, const struct demand *d,
+                        const struct tensor *t, uint64_t row, struct err *e)
+{
+    if (p->devices)
+        return err_set(e, ERR_DEVICE,
+                       "%s: one of its rows needs %llu bytes of device memory, and %zu of %llu are left for it: a "
+                       "device needs %lluM of its memory, or use --device cpu",
+                       t->name, (unsigned long long)row, p->panel_bytes, (unsigned long long)b->device_memory,
+                       (unsigned long long)device_memory_for(b, d, row));
+    return err_set(e, ERR_RANGE,
+                   "%s: one of its rows needs %llu bytes of the memory budget, and --memory %lluM leaves %zu "
+                   "for it: use --memory %lluM",
+                   t->name, (unsigned long long)row, (unsigned long long)(b->memory >> 20), p->panel_bytes,
+                   (unsigned long long)memory_for(b, d, row));
 }
 
 static int sizes_check(const struct plan *p, const struct plan_budget *b, const struct demand *d,
@@ -286,11 +400,7 @@ static int sizes_check(const struct plan *p, const struct plan_budget *b, const 
         uint64_t row = g->panels * panel_room(g, 1, g->panel_dst);
 
         if (g->panels && g->rows && row > p->panel_bytes)
-            return err_set(e, ERR_RANGE,
-                           "%s: one of its rows needs %llu bytes of the memory budget, and --memory %lluM leaves %zu "
-                           "for it: use --memory %lluM",
-                           g->source->name, (unsigned long long)row, (unsigned long long)(b->memory >> 20),
-                           p->panel_bytes, (unsigned long long)memory_for(b, d, row));
+            return row_too_long(p, b, d, g->source, row, e);
     }
     return 0;
 }
@@ -343,6 +453,8 @@ static uint64_t rows_of_panel(const struct plan *p, const struct group *g)
     if (!g->panels || g->panels * panel_room(g, g->rows, g->panel_dst) <= p->panel_bytes)
         return g->rows;
     pitch = round_down(p->panel_bytes / g->panels, LAYOUT_ALIGN) / g->cols;
+    if (p->devices)
+        pitch = least(pitch, p->stream_bytes); /* a run leaves whole */
     fit = (pitch < LINE ? pitch : round_down(pitch, LINE)) / g->panel_dst;
     even = g->rows / ((g->rows + fit - 1) / fit);
     even += even * ((g->rows + fit - 1) / fit) < g->rows;
@@ -374,15 +486,17 @@ static uint64_t slab_add(struct cutter *c, struct slab_plan s, bool last)
 {
     struct plan *p = c->p;
     const struct placed *item = &p->layout->item[s.item];
+    bool leaves = s.pool == SLAB_PANEL && p->devices; /* piece by piece */
 
     s.file = item->file;
     s.payload = s.runs * s.run_bytes;
-    if (s.runs == 1 && last && s.off % LAYOUT_ALIGN == 0 && !p->layout->file[s.file].packed)
+    s.strewn |= s.runs > 1;
+    if (!s.strewn && !leaves && last && s.off % LAYOUT_ALIGN == 0 && !p->layout->file[s.file].packed)
         s.run_bytes = round_up(s.run_bytes, LAYOUT_ALIGN);
-    s.direct = s.runs == 1 && s.off % LAYOUT_ALIGN == 0 && s.run_bytes % LAYOUT_ALIGN == 0;
+    s.direct = !s.strewn && !leaves && s.off % LAYOUT_ALIGN == 0 && s.run_bytes % LAYOUT_ALIGN == 0;
     p->slab = room_for_one(p->slab, p->slabs_n, &c->slabs_cap, sizeof *p->slab);
     p->slab[p->slabs_n] = s;
-    p->to_write += s.runs * s.run_bytes;
+    p->to_write += leaves ? 0 : s.runs * s.run_bytes;
     return p->slabs_n++;
 }
 
@@ -590,6 +704,59 @@ static void group_cut(struct cutter *c, struct group *g)
         panel_cut(c, g, r0, least(panel, g->rows - r0));
 }
 
+/* ---- how panels leave a device ---- */
+
+static void drain_add(struct cutter *c, uint64_t panel, struct slab_plan s)
+{
+    const struct slab_plan *from = &c->p->slab[panel];
+    const struct placed *item = &c->p->layout->item[from->item];
+
+    s.pool = SLAB_DRAIN;
+    s.item = from->item;
+    s.buf_bytes = c->p->stream_bytes;
+    s.jobs = 1;
+    s.panel = panel;
+    slab_add(c, s, s.off + s.run_bytes == item->off + item->bytes);
+    c->p->slab[panel].drains++;
+}
+
+static void drain_contiguous(struct cutter *c, uint64_t panel)
+{
+    const struct slab_plan from = c->p->slab[panel];
+    uint64_t n;
+
+    for (uint64_t at = 0; at < from.payload; at += n) {
+        n = least(c->p->stream_bytes, from.payload - at);
+        drain_add(c, panel, (struct slab_plan){ .off = from.off + at, .runs = 1, .run_bytes = n, .panel_off = at });
+    }
+}
+
+static void drain_runs(struct cutter *c, uint64_t panel)
+{
+    const struct slab_plan from = c->p->slab[panel];
+    uint64_t runs = c->p->stream_bytes / from.buf_pitch;
+
+    for (uint64_t r = 0; r < from.runs; r += runs)
+        drain_add(c, panel,
+                  (struct slab_plan){ .strewn = true,
+                                      .off = from.off + r * from.file_pitch,
+                                      .runs = least(runs, from.runs - r),
+                                      .run_bytes = from.run_bytes,
+                                      .buf_pitch = from.buf_pitch,
+                                      .file_pitch = from.file_pitch,
+                                      .panel_off = r * from.buf_pitch });
+}
+
+static void drains_cut(struct cutter *c)
+{
+    uint64_t slabs = c->p->slabs_n;
+
+    c->p->drains_from = slabs;
+    for (uint64_t s = 0; s < slabs && c->p->devices; s++)
+        if (c->p->slab[s].pool == SLAB_PANEL)
+            (c->p->slab[s].runs == 1 ? drain_contiguous : drain_runs)(c, s);
+}
+
 /* From a growing array to the arena. */
 static void *settle(struct arena *a, void *v, uint64_t n, size_t each)
 {
@@ -609,6 +776,7 @@ static void cut(struct plan *p, struct group *group, size_t groups)
         p->to_write += p->layout->file[i].head_bytes;
     for (size_t i = 0; i < groups; i++)
         group_cut(&c, &group[i]);
+    drains_cut(&c);
     p->slab = settle(p->arena, p->slab, p->slabs_n, sizeof *p->slab);
     p->job = settle(p->arena, p->job, p->jobs_n, sizeof *p->job);
     p->tile = settle(p->arena, p->tile, p->tiles_n, sizeof *p->tile);
@@ -621,6 +789,7 @@ int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l
     struct use *use = uses_collect(l, &uses, e);
     struct group *group = NULL;
     struct demand d;
+    enum fit fit;
     int ret = -1;
 
     *p = (struct plan){ .ckpt = c, .layout = l, .arena = a };
@@ -628,10 +797,10 @@ int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l
         return -1;
     group = xmalloc(l->items_n * sizeof *group);
     groups = groups_make(group, use, uses);
-    d = demand_of(group, groups);
-    if (!sizes_choose(p, b, &d)) {
-        err_set(e, ERR_RANGE, "a memory budget of %llu bytes is too little for %u threads: use --memory %lluM",
-                (unsigned long long)b->memory, b->threads, (unsigned long long)memory_for(b, &d, 0));
+    d = demand_of(group, groups, l->items_n);
+    fit = sizes_choose(p, b, &d);
+    if (fit != FITS) {
+        too_little(b, &d, fit, e);
         goto out;
     }
     if (sizes_check(p, b, &d, group, groups, e))

@@ -13,8 +13,14 @@
  *   stream  contiguous pieces that one tile fills whole: fixed slots
  *   panel   a transposed tensor, or as many of its source rows as fit (row panel):
  *           an area of its own, used as a ring of bytes
+ * Where devices do the work, the panel area is memory of theirs, one on each device,
+ * so that whole tensors are transposed there and row panels are for devices that are
+ * too small.  A panel then leaves by a third kind:
+ *   drain   a piece of a panel that is filled, in the order of the file, or some runs of
+ *           a row panel; copied from the device into a stream slot.  Its job is no tile's
  * Tiles come in the order of source files and offsets, slabs in the order in
- * which tiles open them; so the slabs of an item come in the order of the file.
+ * which tiles open them, drains behind all others in the order of their panels; so the
+ * slabs of an item come in the order of the file.
  *
  * What stands between two items in a file is zeros: the contiguous slab that ends
  * an item is padded to LAYOUT_ALIGN, and behind row panels a new file is zeros
@@ -26,11 +32,12 @@
 #include "checkpoint/checkpoint.h"
 #include "emit/layout.h"
 
-enum slab_pool { SLAB_STREAM, SLAB_PANEL, SLAB_POOLS };
+enum slab_pool { SLAB_STREAM, SLAB_PANEL, SLAB_DRAIN, SLAB_POOLS };
 
 struct slab_plan {
     enum slab_pool pool;
     bool direct;              /* one run, aligned at both ends: fit for direct I/O */
+    bool strewn;              /* other slabs of the item have bytes between its runs */
     unsigned item;            /* index into layout.item */
     unsigned file;            /* index into layout.file */
     uint64_t off;             /* of the first run in the file */
@@ -39,6 +46,10 @@ struct slab_plan {
     uint64_t buf_bytes; /* its room in the pool */
     uint64_t payload;   /* bytes of the item in it, padding aside */
     unsigned jobs;      /* that fill it */
+    /* of devices only: */
+    unsigned drains;    /* of a panel: by which it leaves */
+    uint64_t panel;     /* of a drain: the slab that it is a piece of, */
+    uint64_t panel_off; /* and where in its buffer */
 };
 
 struct job_plan {
@@ -73,9 +84,15 @@ struct tile_plan {
 };
 
 struct plan_budget {
-    uint64_t memory;  /* bytes for all buffers of the run */
-    unsigned threads; /* workers, at least 1 */
+    uint64_t memory;        /* bytes for all buffers of the run */
+    unsigned threads;       /* workers, at least 1 */
+    unsigned devices;       /* that work in place of threads; 0: none. Then: */
+    uint64_t device_memory; /* bytes of each for all that it holds */
 };
+
+/* Of a lane of a device: results of a turn's jobs besides their bytes (counters), on the device and, in a page of its
+ * own, on the host. */
+enum { PLAN_NOTES = 4096 };
 
 struct plan {
     const struct checkpoint *ckpt;
@@ -88,14 +105,20 @@ struct plan {
     unsigned tile_slots, stream_slots;
     size_t tile_bytes;   /* of a tile at most */
     size_t stream_bytes; /* of a stream slot */
-    size_t panel_bytes;  /* of the panel area */
+    size_t panel_bytes;  /* of the panel area, or of each device's */
     unsigned workers;    /* that have room for merging an adapter; 0: there is none */
     size_t merge_bytes;  /* of that room, each */
     uint64_t merge_rank; /* of the adapter at most */
     const struct ckpt_file *adapter;
-    uint64_t buffers;           /* all of them: at most budget.memory */
-    uint64_t to_read, to_write; /* bytes; rounding out to blocks aside */
-    uint64_t paneled;           /* items that need more than one row panel */
+    uint64_t buffers; /* all of them: at most budget.memory */
+    /* of devices only: */
+    unsigned devices; /* 0: threads do the work, and the panel area is the host's */
+    unsigned lanes;   /* of each device: memory for what is done at once on its three ways: in, work, out */
+    size_t lane_tiles, lane_results, lane_scratch; /* bytes of a lane */
+    uint64_t device_bytes;                         /* of a device, panel area included: at most budget.device_memory */
+    uint64_t drains_from;                          /* the first slab that is a drain */
+    uint64_t to_read, to_write;                    /* bytes; rounding out to blocks aside */
+    uint64_t paneled;                              /* items that need more than one row panel */
     struct arena *arena;
 };
 
@@ -106,7 +129,8 @@ size_t plan_tile_room(const struct plan *p);
 #define PLAN_MEMORY_MIN     (16ull << 20)
 #define PLAN_MEMORY_DEFAULT (512ull << 20)
 
-/* Fails when not even one row of a tensor fits the budget, saying what would. */
+/* Fails when not even one row of a tensor fits the budget, saying what would; ERR_DEVICE: devices have too little
+ * memory, threads might do. */
 int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l, const struct plan_budget *b,
               struct arena *a, struct err *e);
 

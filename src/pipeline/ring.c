@@ -27,20 +27,26 @@ static unsigned char *map(size_t bytes)
     return at + before;
 }
 
+static unsigned char *take(unsigned char **at, size_t bytes)
+{
+    *at += bytes;
+    return *at - bytes;
+}
+
 static void share_out(struct ring *r)
 {
     const struct plan *p = r->plan;
     unsigned char *at = r->memory;
 
-    r->panels = at; /* first: it gains most from huge pages */
-    at += p->panel_bytes;
-    r->streams = at;
-    at += p->stream_slots * p->stream_bytes;
-    for (unsigned i = 0; i < p->tile_slots; i++, at += plan_tile_room(p))
-        r->slot[i].buf = at;
-    poison(r->memory, p->buffers, 1);
+    if (!p->devices)
+        r->area[0].at = take(&at, p->panel_bytes); /* first: it gains most from huge pages */
+    r->streams = take(&at, p->stream_slots * p->stream_bytes);
+    for (unsigned i = 0; i < p->tile_slots; i++)
+        r->slot[i].buf = take(&at, plan_tile_room(p));
+    poison(r->memory, (size_t)(at - r->memory), 1);
+    r->notes = take(&at, (size_t)p->devices * p->lanes * PLAN_NOTES);
+    r->spare = take(&at, p->devices ? p->tile_bytes : 0);
     r->merge = at;
-    poison(r->merge, p->workers * p->merge_bytes, 0);
 }
 
 static uint64_t next_in_pool(const struct ring *r, enum slab_pool pool, uint64_t from)
@@ -50,9 +56,20 @@ static uint64_t next_in_pool(const struct ring *r, enum slab_pool pool, uint64_t
     return from;
 }
 
+static void orders_begin(struct ring *r)
+{
+    for (enum slab_pool pool = 0; pool < SLAB_POOLS; pool++)
+        r->next_slab[pool] = next_in_pool(r, pool, 0);
+    r->next_drain = r->next_slab[SLAB_DRAIN];
+    if (r->plan->devices) /* panels are not the writer's */
+        r->next_slab[SLAB_PANEL] = r->plan->slabs_n;
+    for (unsigned i = 0; i < r->areas; i++)
+        r->area[i].oldest = r->plan->slabs_n;
+}
+
 int ring_init(struct ring *r, const struct plan *p, struct err *e)
 {
-    *r = (struct ring){ .plan = p };
+    *r = (struct ring){ .plan = p, .areas = p->devices ? p->devices : 1 };
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, NULL);
     r->memory = map(p->buffers);
@@ -64,14 +81,13 @@ int ring_init(struct ring *r, const struct plan *p, struct err *e)
     r->slot = calloc(p->tile_slots, sizeof *r->slot);
     r->stream_used = calloc(p->stream_slots + 1, sizeof *r->stream_used);
     r->slab = calloc(p->slabs_n + 1, sizeof *r->slab);
-    if (!r->slot || !r->stream_used || !r->slab) {
+    r->area = calloc(r->areas, sizeof *r->area);
+    if (!r->slot || !r->stream_used || !r->slab || !r->area) {
         ring_release(r);
         return err_set(e, ERR_NOMEM, "no memory for the state of %llu slabs", (unsigned long long)p->slabs_n);
     }
     share_out(r);
-    for (enum slab_pool pool = 0; pool < SLAB_POOLS; pool++)
-        r->next_slab[pool] = next_in_pool(r, pool, 0);
-    r->oldest_panel = r->next_slab[SLAB_PANEL];
+    orders_begin(r);
     return 0;
 }
 
@@ -84,6 +100,7 @@ void ring_release(struct ring *r)
     free(r->slot);
     free(r->stream_used);
     free(r->slab);
+    free(r->area);
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->lock);
     *r = (struct ring){ 0 };
@@ -92,32 +109,32 @@ void ring_release(struct ring *r)
 unsigned char *ring_scratch(struct ring *r, size_t *bytes)
 {
     poison(r->memory, r->plan->buffers, 0);
-    *bytes = r->plan->buffers;
+    *bytes = (size_t)(r->notes - r->memory);
     return r->memory;
 }
 
 /* ---- room ---- */
 
-static bool panel_any(const struct ring *r)
-{
-    return r->oldest_panel < r->plan->slabs_n && r->slab[r->oldest_panel].buf;
-}
+static bool area_any(const struct ring *r, const struct panel_area *a) { return a->oldest < r->plan->slabs_n; }
 
-/* Room for `bytes` in the panel area behind `*end`, or at its front; moves *end behind it. `any`: something stands
- * there. */
-static unsigned char *panel_place(const struct ring *r, uint64_t bytes, bool any, uint64_t *end)
+/* Room for a panel in its area, behind all others or at the front; NULL: there is none. */
+static unsigned char *panel_place(struct ring *r, uint64_t slab, struct panel_area *a)
 {
-    uint64_t all = r->plan->panel_bytes, begin = any ? (uint64_t)(r->slab[r->oldest_panel].buf - r->panels) : 0;
-    bool wrapped = any && *end <= begin; /* equal: full */
-    uint64_t at = *end;
+    uint64_t all = r->plan->panel_bytes, bytes = r->plan->slab[slab].buf_bytes;
+    bool any = area_any(r, a);
+    uint64_t begin = any ? (uint64_t)(r->slab[a->oldest].buf - a->at) : 0, at = any ? a->end : 0;
+    bool wrapped = any && at <= begin; /* equal: full */
 
     if (wrapped ? begin - at < bytes : all - at < bytes) {
         if (wrapped || begin < bytes)
             return NULL;
         at = 0;
     }
-    *end = at + bytes;
-    return r->panels + at;
+    a->end = at + bytes;
+    a->used += bytes;
+    if (!any)
+        a->oldest = slab;
+    return a->at + at;
 }
 
 static struct tile_slot *slot_free(struct ring *r)
@@ -143,44 +160,70 @@ static void stream_give(struct ring *r, const unsigned char *buf)
     r->stream_used[(size_t)(buf - r->streams) / r->plan->stream_bytes] = false;
 }
 
-static void slab_open(struct ring *r, uint64_t s, unsigned char *buf)
+static bool on_device(const struct ring *r, uint64_t s)
 {
-    r->slab[s] = (struct slab_state){ .buf = buf, .left = r->plan->slab[s].jobs };
-    poison(buf, r->plan->slab[s].buf_bytes, 0);
+    return r->plan->devices && r->plan->slab[s].pool == SLAB_PANEL;
 }
 
-/* Takes back what slabs_open took for the slabs from `first` on. */
-static void slabs_undo(struct ring *r, uint64_t first, uint64_t end)
+static void guard(const struct ring *r, uint64_t s, int on)
 {
-    for (uint64_t s = first; s < end; s++) {
-        poison(r->slab[s].buf, r->plan->slab[s].buf_bytes, 1);
+    if (!on_device(r, s))
+        poison(r->slab[s].buf, r->plan->slab[s].buf_bytes, on);
+}
+
+static void slab_open(struct ring *r, uint64_t s, unsigned char *buf, unsigned area)
+{
+    const struct slab_plan *p = &r->plan->slab[s];
+
+    r->slab[s] = (struct slab_state){ .buf = buf, .left = p->jobs, .drains = p->drains, .area = area };
+    guard(r, s, 0);
+}
+
+/* Takes back what slabs_open_in took for the slabs from r->opened on; `before`: the area as it was. */
+static bool slabs_undo(struct ring *r, uint64_t end, unsigned area, struct panel_area before)
+{
+    for (uint64_t s = r->opened; s < end; s++) {
+        guard(r, s, 1);
         if (r->plan->slab[s].pool == SLAB_STREAM)
             stream_give(r, r->slab[s].buf);
         r->slab[s].buf = NULL;
     }
+    r->area[area] = before;
+    return false;
 }
 
-/* All slabs that a tile opens, or none. */
-static bool slabs_open(struct ring *r, const struct tile_plan *t)
+/* All slabs that a tile opens, or none; panels in this area. */
+static bool slabs_open_in(struct ring *r, const struct tile_plan *t, unsigned area)
 {
-    uint64_t next = r->opened, end = panel_any(r) ? r->panel_end : 0;
+    struct panel_area before = r->area[area];
+    uint64_t next = r->opened;
 
     for (uint64_t j = t->job; j < t->job + t->jobs; j++) {
-        const struct slab_plan *s = &r->plan->slab[next];
         unsigned char *buf;
 
         if (r->plan->job[j].slab != next)
             continue; /* an earlier tile has opened it */
-        buf = s->pool == SLAB_STREAM ? stream_take(r) : panel_place(r, s->buf_bytes, panel_any(r), &end);
-        if (!buf) {
-            slabs_undo(r, r->opened, next);
-            return false;
-        }
-        slab_open(r, next++, buf);
+        buf = r->plan->slab[next].pool == SLAB_STREAM ? stream_take(r) : panel_place(r, next, &r->area[area]);
+        if (!buf)
+            return slabs_undo(r, next, area, before);
+        slab_open(r, next++, buf, area);
     }
     r->opened = next;
-    r->panel_end = end;
     return true;
+}
+
+/* In the emptiest area, or any other. */
+static bool slabs_open(struct ring *r, const struct tile_plan *t)
+{
+    unsigned first = 0;
+
+    for (unsigned i = 1; i < r->areas; i++)
+        if (r->area[i].used < r->area[first].used)
+            first = i;
+    for (unsigned i = 0; i < r->areas; i++)
+        if (slabs_open_in(r, t, (first + i) % r->areas))
+            return true;
+    return false;
 }
 
 /* ---- stages ---- */
@@ -295,7 +338,112 @@ void ring_transformed(struct ring *r, struct tile_slot *t)
     unlock_changed(r);
 }
 
-/* The older one of the two that are next in their pools, if it is filled; else the other. */
+/* ---- devices ---- */
+
+/* Which holds a panel of the tile's. */
+static int device_of(const struct ring *r, uint64_t tile)
+{
+    const struct tile_plan *t = &r->plan->tile[tile];
+
+    for (uint64_t j = t->job; j < t->job + t->jobs; j++)
+        if (r->plan->slab[r->plan->job[j].slab].pool == SLAB_PANEL)
+            return (int)r->slab[r->plan->job[j].slab].area;
+    return ANY_DEVICE;
+}
+
+static bool drain_take(struct ring *r, const struct device_room *room, struct device_work *w)
+{
+    uint64_t s = r->next_drain;
+    const struct slab_state *panel = s < r->plan->slabs_n ? &r->slab[r->plan->slab[s].panel] : NULL;
+    unsigned char *buf;
+
+    if (!panel || !panel->buf || panel->left || !room->drain(room->user, (int)panel->area) || !(buf = stream_take(r)))
+        return false;
+    slab_open(r, s, buf, panel->area);
+    r->next_drain++;
+    *w = (struct device_work){ .device = (int)panel->area, .drain = s };
+    return true;
+}
+
+static bool tile_to_device(struct ring *r, const struct device_room *room, struct device_work *w)
+{
+    *w = (struct device_work){ .tile = NULL };
+    for (unsigned i = 0; i < r->plan->tile_slots; i++) {
+        struct tile_slot *t = &r->slot[i];
+        int device = t->state == SLOT_LOADED ? device_of(r, t->tile) : 0;
+
+        if (t->state == SLOT_LOADED && (!w->tile || t->tile < w->tile->tile) &&
+            room->tile(room->user, t->tile, device)) {
+            w->tile = t;
+            w->device = device;
+        }
+    }
+    if (w->tile)
+        w->tile->state = SLOT_BUSY;
+    return w->tile;
+}
+
+static bool work_left(const struct ring *r)
+{
+    bool more = r->next_tile < r->plan->tiles_n || r->next_drain < r->plan->slabs_n;
+
+    for (unsigned i = 0; i < r->plan->tile_slots; i++)
+        more |= r->slot[i].state == SLOT_READING || r->slot[i].state == SLOT_LOADED;
+    return more;
+}
+
+bool ring_to_device(struct ring *r, bool wait, const struct device_room *room, struct device_work *w)
+{
+    bool taken = false;
+
+    pthread_mutex_lock(&r->lock);
+    while (!r->stop && !(taken = drain_take(r, room, w) || tile_to_device(r, room, w)) && wait && work_left(r))
+        wait_change(r, STAGE_TRANSFORM);
+    if (!taken && wait)
+        wait_begin(r, STAGE_TRANSFORM);
+    pthread_mutex_unlock(&r->lock);
+    return taken;
+}
+
+/* Panels give their room back in the order of opening. */
+static void panels_give(struct ring *r, unsigned area)
+{
+    struct panel_area *a = &r->area[area];
+
+    while (area_any(r, a) && r->slab[a->oldest].written) {
+        r->slab[a->oldest].buf = NULL;
+        a->used -= r->plan->slab[a->oldest].buf_bytes;
+        do
+            a->oldest++;
+        while (a->oldest < r->opened && !(r->plan->slab[a->oldest].pool == SLAB_PANEL && r->slab[a->oldest].buf &&
+                                          r->slab[a->oldest].area == area));
+        if (a->oldest == r->opened)
+            a->oldest = r->plan->slabs_n;
+    }
+}
+
+void ring_drained(struct ring *r, uint64_t slab)
+{
+    struct slab_state *panel = &r->slab[r->plan->slab[slab].panel];
+
+    pthread_mutex_lock(&r->lock);
+    r->slab[slab].left = 0;
+    if (!--panel->drains) {
+        panel->written = true;
+        panels_give(r, panel->area);
+    }
+    unlock_changed(r);
+}
+
+/* ---- the writer ---- */
+
+/* A drain is as old as its panel. */
+static uint64_t age(const struct ring *r, uint64_t s)
+{
+    return r->plan->slab[s].pool == SLAB_DRAIN ? r->plan->slab[s].panel : s;
+}
+
+/* The oldest one of those that are next in their pools and filled. */
 static bool slab_take(struct ring *r, uint64_t *slab)
 {
     uint64_t best = UINT64_MAX;
@@ -304,7 +452,8 @@ static bool slab_take(struct ring *r, uint64_t *slab)
     for (enum slab_pool pool = 0; pool < SLAB_POOLS; pool++) {
         uint64_t s = r->next_slab[pool];
 
-        if (s < r->opened && !r->slab[s].left && s < best) {
+        if (s < r->plan->slabs_n && r->slab[s].buf && !r->slab[s].left &&
+            (best == UINT64_MAX || age(r, s) < age(r, best))) {
             best = s;
             from = pool;
         }
@@ -318,7 +467,10 @@ static bool slab_take(struct ring *r, uint64_t *slab)
 
 static bool slabs_left(const struct ring *r)
 {
-    return r->next_slab[SLAB_STREAM] < r->plan->slabs_n || r->next_slab[SLAB_PANEL] < r->plan->slabs_n;
+    for (enum slab_pool pool = 0; pool < SLAB_POOLS; pool++)
+        if (r->next_slab[pool] < r->plan->slabs_n)
+            return true;
+    return false;
 }
 
 bool ring_to_write(struct ring *r, bool wait, uint64_t *slab)
@@ -332,27 +484,18 @@ bool ring_to_write(struct ring *r, bool wait, uint64_t *slab)
     return taken;
 }
 
-/* Panels give their room back in the order of opening. */
-static void panels_give(struct ring *r)
-{
-    while (panel_any(r) && r->slab[r->oldest_panel].written) {
-        r->slab[r->oldest_panel].buf = NULL;
-        r->oldest_panel = next_in_pool(r, SLAB_PANEL, r->oldest_panel + 1);
-    }
-}
-
 void ring_written(struct ring *r, uint64_t slab)
 {
     struct slab_state *s = &r->slab[slab];
 
     pthread_mutex_lock(&r->lock);
     s->written = true;
-    poison(s->buf, r->plan->slab[slab].buf_bytes, 1);
-    if (r->plan->slab[slab].pool == SLAB_STREAM) {
+    guard(r, slab, 1);
+    if (r->plan->slab[slab].pool == SLAB_PANEL) {
+        panels_give(r, s->area);
+    } else {
         stream_give(r, s->buf);
         s->buf = NULL;
-    } else {
-        panels_give(r);
     }
     unlock_changed(r);
 }

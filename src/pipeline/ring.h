@@ -7,16 +7,30 @@
  * to each other, only to the ring.  Memory is mapped once, before anything is
  * written, and bounded: tile slots, stream slots, and the panel area, in which
  * slabs stand one behind the other and begin again at the front (a ring of bytes).
+ * Where devices do the work, one thread takes the workers' place for all of them; each
+ * device has a panel area of its own, in its memory, and a panel leaves it in pieces
+ * (drains), which that thread copies to stream slots.
  *
  * Why it cannot come to a halt.  A tile is handed out only when everything that it
  * needs is free at once: a tile slot, a stream slot for each stream slab, room in
- * the panel area for each panel that it opens.  So a tile on its way waits for
+ * one panel area for each panel that it opens.  So a tile on its way waits for
  * nothing but its turn, and
  *   - tile slots are freed by workers, which wait for nobody;
  *   - a stream slab is filled by one tile; the writer takes stream slabs whatever
  *     the state of panels, so stream slots are freed too;
  *   - the tiles of an open panel need no more room there: it gets filled, then
  *     written, in the order of opening, and makes room for the next.
+ * With devices, moreover:
+ *   - a drain is handed out only when its panel is filled and a stream slot is free
+ *     for it, which is all that it needs: a drain on its way waits for nothing but
+ *     its turn.  The writer takes drains whatever the state of other slabs, so that
+ *     slot is freed, too;
+ *   - drains are handed out in one order, that of their panels, which is the order in
+ *     which panels are opened, whatever the device.  The panel of the next drain is
+ *     open, or will be before any panel behind it: so it gets filled as above, and
+ *     drained, and room is made where it stands;
+ *   - the thread of the devices gives back what a device is done with whenever it
+ *     waits, and what a device does waits only for what was asked of it before.
  * Whoever has I/O in flight asks without waiting (`wait` false): the room that it
  * would wait for may come only from what it has not reaped. */
 #ifndef PIPELINE_RING_H
@@ -46,7 +60,16 @@ struct tile_slot {
 struct slab_state {
     unsigned char *buf; /* NULL: not opened, or its room is free again */
     unsigned left;      /* jobs that are not done */
+    unsigned drains;    /* of a device's panel: that are not done */
+    unsigned area;      /* of a panel */
     bool written;
+};
+
+struct panel_area {    /* on the host, or on a device */
+    unsigned char *at; /* of a device: set by whoever owns its memory, before tiles are handed out */
+    uint64_t oldest;   /* panel whose room is not free: the ring of bytes begins with it. slabs_n: none */
+    uint64_t end;      /* where it ends */
+    uint64_t used;     /* bytes of panels whose room is not free */
 };
 
 struct waits {        /* of a stage */
@@ -58,16 +81,18 @@ struct ring {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     const struct plan *plan;
-    unsigned char *memory, *streams, *panels; /* one mapping; in it the stream slots and the panel area, */
-    unsigned char *merge;                     /* and the workers' room for merging an adapter */
-    struct tile_slot *slot;                   /* plan.tile_slots of them */
-    bool *stream_used;                        /* plan.stream_slots of them */
-    struct slab_state *slab;                  /* plan.slabs_n of them */
-    uint64_t next_tile;                       /* to read */
-    uint64_t opened;                          /* slabs so far */
-    uint64_t next_slab[SLAB_POOLS];           /* to write, of each pool */
-    uint64_t oldest_panel;                    /* whose room is not free: the ring of bytes begins with it */
-    uint64_t panel_end;                       /* where it ends */
+    unsigned char *memory, *streams; /* one mapping; in it the stream slots, the panel area of the host, */
+    unsigned char *merge;            /* the workers' room for merging an adapter, */
+    unsigned char *notes, *spare;    /* and with devices PLAN_NOTES of each lane and a tile's results */
+    struct panel_area *area;         /* one, or of each device */
+    unsigned areas;
+    struct tile_slot *slot;         /* plan.tile_slots of them */
+    bool *stream_used;              /* plan.stream_slots of them */
+    struct slab_state *slab;        /* plan.slabs_n of them */
+    uint64_t next_tile;             /* to read */
+    uint64_t opened;                /* slabs so far */
+    uint64_t next_slab[SLAB_POOLS]; /* to write, of each pool */
+    uint64_t next_drain;            /* to hand out */
     struct waits waits[STAGES];
     bool stop;
     struct err err; /* the first failure of any thread */
@@ -81,9 +106,28 @@ struct tile_slot *ring_to_read(struct ring *r, bool wait);
 struct tile_slot *ring_to_transform(struct ring *r);
 bool ring_to_write(struct ring *r, bool wait, uint64_t *slab);
 
+enum { ANY_DEVICE = -1 };
+
+struct device_work { /* a tile, or a drain */
+    struct tile_slot *tile;
+    int device;     /* that has to do it: it holds the panel */
+    uint64_t drain; /* slab, where tile is NULL */
+};
+
+/* What the thread of the devices can take now; called with the ring locked. */
+struct device_room {
+    bool (*tile)(void *user, uint64_t tile, int device);
+    bool (*drain)(void *user, int device);
+    void *user;
+};
+
+/* The next drain, or else the oldest loaded tile, that there is room for; as ring_to_transform otherwise. */
+bool ring_to_device(struct ring *r, bool wait, const struct device_room *room, struct device_work *w);
+
 /* The stage is done with it and must not touch it again. */
 void ring_loaded(struct ring *r, struct tile_slot *t);
 void ring_transformed(struct ring *r, struct tile_slot *t);
+void ring_drained(struct ring *r, uint64_t slab);
 void ring_written(struct ring *r, uint64_t slab);
 
 void ring_fail(struct ring *r, const struct err *e); /* ends all stages */
@@ -94,7 +138,7 @@ void ring_settle(struct ring *r); /* waits until no loaded tile is in use, or wi
  * waits on. */
 void ring_waited(struct ring *r, double waited[STAGES]);
 
-/* All of the memory, for whoever is alone with the ring: nothing is on its way any more. */
+/* Memory of all slots and panels, for whoever is alone with the ring: nothing is on its way any more. */
 unsigned char *ring_scratch(struct ring *r, size_t *bytes);
 
 #endif

@@ -20,11 +20,12 @@ struct run {
     const struct plan *plan;
     struct run_result *result; /* reader and writer have fields of their own, workers' are under the lock */
     struct ring ring;
+    struct devices *devices;     /* that do the work in place of workers; NULL: none */
     int adapter_fd;              /* -1: none */
     atomic_uint worker;          /* the next one's number */
     struct io in, out;           /* the reader's engine and the writer's */
     bool nowhere;                /* there are no data files */
-    bool joint;                  /* the data files are there */
+    bool joint, again;           /* the data files are there */
     bool guarded, only_map;      /* pieces of sources may be mapped; must be, where they can */
     struct out_file *file;       /* of the layout */
     atomic_ullong read, written; /* bytes, for progress */
@@ -44,6 +45,7 @@ struct run {
 /* Thread functions; the argument is a struct run. */
 void *reader_main(void *run);
 void *worker_main(void *run);
+void *device_main(void *run); /* in place of all workers */
 void *writer_main(void *run);
 void *recorder_main(void *run); /* journals only */
 
@@ -54,6 +56,12 @@ int source_check(int fd, const struct ckpt_file *f, const char *when, struct err
 /* The tensor that slab or tile number i is of, or the first that the tile is of: for traces. */
 const char *run_slab_tensor(const struct run *r, uint64_t slab);
 const char *run_tile_tensor(const struct run *r, uint64_t tile);
+
+struct merger;
+/* A job by the processor, to any place; and what it has lost, to the item that it is of. */
+int run_job_on_host(struct merger *m, const struct job_plan *plan, const unsigned char *src, void *dst,
+                    size_t dst_pitch, struct counters *c, struct err *e);
+void run_count(struct run *r, const struct job_plan *plan, const struct counters *c);
 
 /* The last that a thread does. */
 void run_leave(struct run *r);

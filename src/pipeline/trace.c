@@ -22,24 +22,25 @@ static void emit(struct trace *t, struct str *s)
     str_release(s);
 }
 
-void trace_begin(struct trace *t, void (*sink)(void *user, const char *text, size_t n), void *user)
+void trace_begin(struct trace *t, void (*sink)(void *user, const char *text, size_t n), void *user, bool goes_on,
+                 double begin)
 {
     struct str s = { 0 };
 
-    *t = (struct trace){ .sink = sink, .user = user, .begin = clock_wall() };
+    *t = (struct trace){ .sink = sink, .user = user, .begin = begin > 0 ? begin : clock_wall() };
     pthread_mutex_init(&t->lock, NULL);
-    if (!sink)
+    if (!sink || goes_on)
         return;
     str_adds(&s, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
                  "{\"ph\":\"M\"," PID ",\"name\":\"process_name\",\"args\":{\"name\":\"weighbridge\"}}");
     emit(t, &s);
 }
 
-void trace_end(struct trace *t)
+void trace_end(struct trace *t, bool goes_on)
 {
     struct str s = { 0 };
 
-    if (t->sink) {
+    if (t->sink && !goes_on) {
         str_adds(&s, "\n]}\n");
         emit(t, &s);
     }

@@ -8,6 +8,7 @@
 #ifndef PIPELINE_TRACE_H
 #define PIPELINE_TRACE_H
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/clock.h"
@@ -16,6 +17,7 @@ enum trace_track { /* in the order in which Perfetto shows them */
                    TRACK_READER = 1,
                    TRACK_READS, /* a tile in flight each */
                    TRACK_WORKERS = 1000,
+                   TRACK_DEVICES = 1500, /* three of each device */
                    TRACK_WRITER = 2000,
                    TRACK_WRITES, /* a slab in flight each */
                    TRACK_RECORDER = 3000
@@ -30,7 +32,8 @@ struct trace {
 
 struct trace_event {
     unsigned track;
-    const char *name, *kind; /* kind: "read", "transform", "write", or "wait" for another stage */
+    const char *name, *kind; /* kind: "read", "transform", of devices "copy in", "kernel" or "copy out"; "write", or
+                                "wait" for another stage */
     double begin, end;       /* clock_wall() */
     const char *tensor;      /* NULL: of none, nor of a tile */
     uint64_t tile, bytes;    /* tile: UINT64_MAX: of none */
@@ -38,8 +41,10 @@ struct trace_event {
 
 struct trace_buffer;
 
-void trace_begin(struct trace *t, void (*sink)(void *user, const char *text, size_t n), void *user);
-void trace_end(struct trace *t); /* when all buffers are released */
+/* `goes_on`: the sink has the trace of another run already, and time went from `begin`, else from now. */
+void trace_begin(struct trace *t, void (*sink)(void *user, const char *text, size_t n), void *user, bool goes_on,
+                 double begin);
+void trace_end(struct trace *t, bool goes_on); /* when all buffers are released; `goes_on`: another run follows */
 
 /* NULL where no trace is wanted. */
 struct trace_buffer *trace_buffer(struct trace *t);

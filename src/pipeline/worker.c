@@ -2,13 +2,13 @@
 #include "emit/merger.h"
 #include "pipeline/run.h"
 
-static int job_do(const struct run *r, struct merger *m, const struct job_plan *plan, const unsigned char *src,
-                  struct counters *c, struct err *e)
+int run_job_on_host(struct merger *m, const struct job_plan *plan, const unsigned char *src, void *dst,
+                    size_t dst_pitch, struct counters *c, struct err *e)
 {
     struct job j = { .src = src,
                      .src_pitch = plan->src_pitch,
-                     .dst = r->ring.slab[plan->slab].buf + plan->dst_off,
-                     .dst_pitch = plan->dst_pitch,
+                     .dst = dst,
+                     .dst_pitch = dst_pitch,
                      .rows = plan->rows,
                      .cols = plan->cols };
 
@@ -26,7 +26,7 @@ static int job_do(const struct run *r, struct merger *m, const struct job_plan *
     return 0;
 }
 
-static void count(struct run *r, const struct job_plan *plan, const struct counters *c)
+void run_count(struct run *r, const struct job_plan *plan, const struct counters *c)
 {
     pthread_mutex_lock(&r->lock);
     counters_add(&r->result->item[r->plan->slab[plan->slab].item].counters, c);
@@ -59,13 +59,14 @@ static int tile_do(struct worker *w, const struct tile_slot *t, struct err *e)
     const struct tile_plan *tile = &r->plan->tile[t->tile];
 
     for (uint64_t j = tile->job; j < tile->job + tile->jobs; j++) {
+        const struct job_plan *job = &r->plan->job[j];
         double begin = trace_now(w->trace);
         struct counters c = { 0 };
 
-        if (job_do(r, &w->merger, &r->plan->job[j], t->src, &c, e))
+        if (run_job_on_host(&w->merger, job, t->src, r->ring.slab[job->slab].buf + job->dst_off, job->dst_pitch, &c, e))
             return -1;
-        job_trace(w, t->tile, &r->plan->job[j], begin);
-        count(r, &r->plan->job[j], &c);
+        job_trace(w, t->tile, job, begin);
+        run_count(r, job, &c);
     }
     return t->map.base ? io_map_check(&t->map, r->plan->ckpt->file[tile->file].path, e) : 0;
 }

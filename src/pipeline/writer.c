@@ -62,8 +62,8 @@ static int output_create(struct run *r, unsigned i, int dir_fd, struct err *e)
     atomic_fetch_add(&r->written, d->head_bytes);
     if (r->nowhere)
         return 0;
-    f->fd = (r->joint || (r->journal && r->journal->finished_n) ? io_go_on : io_create)(dir_fd, d->name, f->shown,
-                                                                                        d->bytes, e);
+    f->fd = (r->joint || r->again || (r->journal && r->journal->finished_n) ? io_go_on : io_create)(
+        dir_fd, d->name, f->shown, d->bytes, e);
     if (f->fd < 0 || file_pwrite(f->fd, f->shown, d->head, d->head_bytes, 0, e))
         return -1;
     /* Where a page is larger than our blocks, a buffered and a direct write could meet in one. */
@@ -146,7 +146,7 @@ static int hash_piece(struct writer *w, const struct slab_plan *s, const struct 
     double begin = trace_now(w->trace);
     int ret;
 
-    if (s->runs > 1 || at >= s->payload)
+    if (s->strewn || at >= s->payload)
         return 0;
     ret = hash_update(w, s->item, op->buf, (size_t)(s->payload - at < op->len ? s->payload - at : op->len), e);
     trace_event(w->trace, TRACK_WRITER, "write", "hash", begin);
@@ -206,7 +206,7 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
     while (sw->plan) /* there is one: see struct writer */
         sw++;
     *sw = (struct slab_writes){ .plan = s, .slab = slab, .begin = trace_now(w->trace) };
-    if (s->runs == 1)
+    if (!s->strewn)
         memset(w->run->ring.slab[slab].buf + s->payload, 0, (size_t)(s->run_bytes - s->payload));
     return sw;
 }
@@ -253,7 +253,7 @@ static void slab_end(struct writer *w, struct slab_writes *sw)
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
 
-    if (f->fd >= 0 && s->runs > 1) { /* all of the item: panels share pages */
+    if (f->fd >= 0 && s->strewn) { /* all of the item: panels share pages */
         const struct placed *item = &w->run->plan->layout->item[s->item];
 
         file_write_out(f->fd, item->off, item->bytes);
@@ -303,7 +303,7 @@ static int piece_end(struct writer *w, struct err *e)
     w->run->result->direct_write |= op->direct;
     w->run->file[sw->plan->file].buffered |= !op->direct;
     atomic_fetch_add(&w->run->written, op->len);
-    if (!op->direct && sw->plan->runs == 1 && w->run->file[sw->plan->file].fd >= 0)
+    if (!op->direct && !sw->plan->strewn && w->run->file[sw->plan->file].fd >= 0)
         start_writeback(w, w->run->file[sw->plan->file].fd, op);
     if (!--sw->in_flight && sw->issued)
         slab_end(w, sw);

@@ -160,7 +160,7 @@ struct setup {
 
 static int run(struct made *m, const struct setup *s, struct run_result *r, struct plan *p, struct err *e)
 {
-    struct plan_budget b = { s->memory, s->threads };
+    struct plan_budget b = { .memory = s->memory, .threads = s->threads };
     struct run_options o = { .io = s->io, .threads = s->threads, .progress = s->progress, .user = m };
 
     if (plan_make(p, &m->ckpt, &m->layout, &b, &m->arena, e))

@@ -12,14 +12,22 @@ static uint64_t padded(uint64_t v) { return (v + LAYOUT_ALIGN - 1) / LAYOUT_ALIG
 
 static void buffers_keep_to_the_budget(const struct plan *p, const struct plan_budget *b)
 {
-    uint64_t all =
-        p->tile_slots * (p->tile_bytes + 2 * LAYOUT_ALIGN) + p->stream_slots * p->stream_bytes + p->panel_bytes;
+    uint64_t all = p->tile_slots * (p->tile_bytes + 2 * LAYOUT_ALIGN) + p->stream_slots * p->stream_bytes;
+    uint64_t lane = p->lane_tiles + p->lane_results + p->lane_scratch + PLAN_NOTES;
 
+    all += p->devices ? p->devices * p->lanes * PLAN_NOTES + p->tile_bytes : p->panel_bytes;
     assert_int_equal(p->buffers, all);
     assert_true(all <= b->memory);
+    assert_int_equal(p->devices, b->devices);
     assert_int_equal(p->panel_bytes % LAYOUT_ALIGN, 0);
     assert_int_equal(p->stream_bytes % LAYOUT_ALIGN, 0);
     assert_int_equal(p->tile_bytes % LAYOUT_ALIGN, 0);
+    if (!p->devices)
+        return;
+    assert_true(p->device_bytes <= b->device_memory);
+    assert_true(p->device_bytes >=
+                p->lanes * lane + p->lane_tiles + p->panel_bytes + p->layout->items_n * sizeof(struct counters));
+    assert_true(p->lanes > 0 && p->lane_tiles >= p->tile_bytes);
 }
 
 static struct recipe_plain plain_of(const struct placed *it)
@@ -110,6 +118,21 @@ static void elements_land_in_their_place(const struct plan *p, const struct tile
         }
 }
 
+/* What it copies stands in the file where the panel says. */
+static void drain_is_a_piece_of_its_panel(const struct plan *p, const struct slab_plan *d)
+{
+    const struct slab_plan *panel = &p->slab[d->panel];
+
+    assert_true(panel->pool == SLAB_PANEL && panel->item == d->item && d->jobs == 1);
+    for (uint64_t r = 0; r < d->runs; r++) {
+        uint64_t own = d->runs > 1 || d->strewn ? d->run_bytes : d->payload, at = d->panel_off + r * d->buf_pitch;
+
+        assert_true(own > 0 && at + own <= panel->buf_bytes);
+        assert_int_equal(file_offset(panel, at), d->off + r * d->file_pitch);
+        assert_int_equal(file_offset(panel, at + own - 1), d->off + r * d->file_pitch + own - 1);
+    }
+}
+
 static void outputs_are_covered_once(const struct plan *p)
 {
     for (size_t i = 0; i < p->layout->items_n; i++) {
@@ -126,9 +149,11 @@ static void outputs_are_covered_once(const struct plan *p)
         for (uint64_t s = 0; s < p->slabs_n; s++) {
             const struct slab_plan *slab = &p->slab[s];
 
-            if (slab->item != i)
+            if (slab->item != i || (p->devices && slab->pool == SLAB_PANEL))
                 continue;
             payload += slab->payload;
+            if (slab->pool == SLAB_DRAIN)
+                drain_is_a_piece_of_its_panel(p, slab);
             for (uint64_t r = 0; r < slab->runs; r++)
                 for (uint64_t k = 0; k < slab->run_bytes; k++)
                     sent[slab->off - it->off + r * slab->file_pitch + k]++;
@@ -143,50 +168,153 @@ static void outputs_are_covered_once(const struct plan *p)
 
 static void slabs_fit_and_are_aligned(const struct plan *p)
 {
-    uint64_t jobs = 0, opened = 0;
+    uint64_t jobs = 0, drains = 0, opened = 0, panel = 0, end = p->devices ? p->drains_from : p->slabs_n;
 
     for (uint64_t s = 0; s < p->slabs_n; s++) {
         const struct slab_plan *a = &p->slab[s];
+        bool leaves = p->devices && a->pool == SLAB_PANEL;
 
         assert_true(a->jobs > 0 && a->runs > 0 && a->payload > 0);
         assert_int_equal(a->file, p->layout->item[a->item].file);
         assert_int_equal(a->buf_bytes % LAYOUT_ALIGN, 0);
-        assert_true(a->buf_bytes <= (a->pool == SLAB_STREAM ? p->stream_bytes : p->panel_bytes));
+        assert_true(a->buf_bytes <= (a->pool == SLAB_PANEL ? p->panel_bytes : p->stream_bytes));
         assert_true((a->runs - 1) * a->buf_pitch + a->run_bytes <= a->buf_bytes);
-        assert_int_equal(a->direct, a->runs == 1 && a->off % 4096 == 0 && a->run_bytes % 4096 == 0);
+        assert_int_equal(a->direct, !a->strewn && !leaves && a->off % 4096 == 0 && a->run_bytes % 4096 == 0);
+        assert_true(a->strewn || a->runs == 1);
         if (a->pool == SLAB_STREAM)
-            assert_true(a->runs == 1 && a->jobs == 1);
-        jobs += a->jobs;
+            assert_true(a->runs == 1 && a->jobs == 1 && !a->strewn);
+        assert_int_equal(a->pool == SLAB_DRAIN, s >= end);
+        if (a->pool == SLAB_DRAIN) { /* in the order of panels */
+            assert_true(a->panel >= panel);
+            panel = a->panel;
+            drains++;
+        } else {
+            jobs += a->jobs;
+        }
     }
+    for (uint64_t s = 0; s < end; s++) {
+        drains -= p->slab[s].drains;
+        assert_int_equal(p->slab[s].drains > 0, p->devices && p->slab[s].pool == SLAB_PANEL);
+    }
+    assert_int_equal(drains, 0);
     assert_int_equal(jobs, p->jobs_n);
     for (uint64_t j = 0; j < p->jobs_n; j++) { /* slabs are opened in order */
         assert_true(p->job[j].slab <= opened);
         opened += p->job[j].slab == opened;
     }
-    assert_int_equal(opened, p->slabs_n);
+    assert_int_equal(opened, end);
 }
 
 struct sim {
     struct ring ring;
+    struct made *made;
     struct tile_slot *reading[64], *busy[64];
-    uint64_t writing[64];
-    unsigned reading_n, busy_n, writing_n, loaded_n;
-    uint64_t slabs, tiles;
+    uint64_t writing[64], draining[64];
+    unsigned reading_n, busy_n, writing_n, draining_n, loaded_n;
+    uint64_t slabs, tiles, drains;
 };
 
-static void *pick(struct made *m, struct tile_slot **v, unsigned *n)
+static unsigned any_of(struct sim *s, unsigned n) { return (unsigned)(made_random(s->made) % n); }
+
+static struct tile_slot *pick(struct sim *s, struct tile_slot **v, unsigned *n)
 {
-    unsigned i = (unsigned)(made_random(m) % *n);
+    unsigned i = any_of(s, *n);
     struct tile_slot *t = v[i];
 
     v[i] = v[--*n];
     return t;
 }
 
-/* One step of some stage that can make one; false: none can. */
-static bool sim_step(struct sim *s, struct made *m)
+/* Devices that are now and then too busy; those that have nothing to do take anything. */
+static bool room_for_tile(void *user, uint64_t tile, int device)
 {
-    unsigned first = (unsigned)(made_random(m) % 6);
+    struct sim *s = user;
+
+    (void)tile;
+    assert_true(device == ANY_DEVICE || device < (int)s->ring.plan->devices);
+    return s->busy_n < 4 && (!s->busy_n || any_of(s, 3));
+}
+
+static bool room_for_drain(void *user, int device)
+{
+    struct sim *s = user;
+
+    assert_in_range(device, 0, s->ring.plan->devices - 1);
+    return s->draining_n < 3;
+}
+
+static bool sim_device(struct sim *s)
+{
+    struct device_room room = { room_for_tile, room_for_drain, s };
+    const struct plan *p = s->ring.plan;
+    struct device_work w;
+
+    if (!ring_to_device(&s->ring, false, &room, &w))
+        return false;
+    if (w.tile) {
+        for (uint64_t j = p->tile[w.tile->tile].job; j < p->tile[w.tile->tile].job + p->tile[w.tile->tile].jobs; j++) {
+            const struct slab_state *slab = &s->ring.slab[p->job[j].slab];
+
+            if (p->slab[p->job[j].slab].pool == SLAB_PANEL) { /* within the area of the device that is named */
+                assert_true(slab->area == (unsigned)w.device && slab->buf >= s->ring.area[w.device].at);
+                assert_true(slab->buf + p->slab[p->job[j].slab].buf_bytes <=
+                            s->ring.area[w.device].at + p->panel_bytes);
+            }
+        }
+        s->busy[s->busy_n++] = w.tile;
+        s->loaded_n--;
+    } else {
+        assert_int_equal(w.drain, p->drains_from + s->drains); /* one after the other, of panels that are filled */
+        assert_true(!s->ring.slab[p->slab[w.drain].panel].left && s->ring.slab[p->slab[w.drain].panel].buf);
+        s->draining[s->draining_n++] = w.drain;
+        s->drains++;
+    }
+    return true;
+}
+
+static bool sim_work(struct sim *s)
+{
+    if (s->ring.plan->devices)
+        return sim_device(s);
+    if (!s->loaded_n || s->busy_n == 4 || !(s->busy[s->busy_n] = ring_to_transform(&s->ring)))
+        return false;
+    s->busy_n++;
+    s->loaded_n--;
+    return true;
+}
+
+static bool sim_end(struct sim *s)
+{
+    if (s->draining_n && any_of(s, 2)) {
+        unsigned i = any_of(s, s->draining_n);
+
+        ring_drained(&s->ring, s->draining[i]);
+        s->draining[i] = s->draining[--s->draining_n];
+        return true;
+    }
+    if (s->busy_n)
+        return ring_transformed(&s->ring, pick(s, s->busy, &s->busy_n)), true;
+    if (s->draining_n)
+        return ring_drained(&s->ring, s->draining[--s->draining_n]), true;
+    return false;
+}
+
+static bool sim_write_end(struct sim *s)
+{
+    unsigned i;
+
+    if (!s->writing_n)
+        return false;
+    i = any_of(s, s->writing_n);
+    ring_written(&s->ring, s->writing[i]);
+    s->writing[i] = s->writing[--s->writing_n];
+    return s->slabs++, true;
+}
+
+/* One step of some stage that can make one; false: none can. */
+static bool sim_step(struct sim *s)
+{
+    unsigned first = any_of(s, 6);
 
     for (unsigned k = 0; k < 6; k++) {
         uint64_t slab;
@@ -198,28 +326,23 @@ static bool sim_step(struct sim *s, struct made *m)
             break;
         case 1:
             if (s->reading_n)
-                return ring_loaded(&s->ring, pick(m, s->reading, &s->reading_n)), s->loaded_n++, true;
+                return ring_loaded(&s->ring, pick(s, s->reading, &s->reading_n)), s->loaded_n++, true;
             break;
         case 2:
-            if (s->loaded_n && s->busy_n < 4 && (s->busy[s->busy_n] = ring_to_transform(&s->ring)))
-                return s->busy_n++, s->loaded_n--, true;
+            if (sim_work(s))
+                return true;
             break;
         case 3:
-            if (s->busy_n)
-                return ring_transformed(&s->ring, pick(m, s->busy, &s->busy_n)), true;
+            if (sim_end(s))
+                return true;
             break;
         case 4:
             if (s->writing_n < 5 && ring_to_write(&s->ring, false, &slab))
                 return s->writing[s->writing_n++] = slab, true;
             break;
         default:
-            if (s->writing_n) {
-                unsigned i = (unsigned)(made_random(m) % s->writing_n);
-
-                ring_written(&s->ring, s->writing[i]);
-                s->writing[i] = s->writing[--s->writing_n];
-                return s->slabs++, true;
-            }
+            if (sim_write_end(s))
+                return true;
         }
     }
     return false;
@@ -228,31 +351,38 @@ static bool sim_step(struct sim *s, struct made *m)
 /* The stages in any order of steps, none of which ever waits. */
 static void it_cannot_come_to_a_halt(const struct plan *p, struct made *m)
 {
-    struct sim s = { 0 };
+    struct sim s = { .made = m };
     struct err e = { 0 };
+    uint64_t panels = 0;
 
     assert_int_equal(ring_init(&s.ring, p, &e), 0);
-    while (sim_step(&s, m))
+    for (unsigned i = 0; i < p->devices; i++)
+        s.ring.area[i].at = (unsigned char *)((uintptr_t)(i + 1) << 44); /* nobody looks there */
+    while (sim_step(&s))
         ;
+    for (uint64_t i = 0; p->devices && i < p->slabs_n; i++)
+        panels += p->slab[i].pool == SLAB_PANEL;
     assert_int_equal(s.tiles, p->tiles_n);
-    assert_int_equal(s.slabs, p->slabs_n);
+    assert_int_equal(s.slabs, p->slabs_n - panels);
     ring_release(&s.ring);
 }
 
 /* A refusal names a budget that will do. */
 static void the_advice_is_good(const struct made *m, const struct plan_budget *b, const struct err *e)
 {
-    const char *advice = strstr(e->msg, "use --memory ");
+    bool device = e->kind == ERR_DEVICE;
+    const char *before = device ? "a device needs " : "use --memory ", *advice = strstr(e->msg, before);
     struct plan_budget better = *b;
     struct arena a = { 0 };
     struct err again = { 0 };
     struct plan p;
 
-    assert_int_equal(e->kind, ERR_RANGE);
+    assert_true(device ? b->devices > 0 : e->kind == ERR_RANGE);
     assert_non_null(advice);
-    better.memory = strtoull(advice + 13, NULL, 10) << 20;
-    assert_true(better.memory >= PLAN_MEMORY_MIN);
-    assert_int_equal(plan_make(&p, &m->ckpt, &m->layout, &better, &a, &again), 0);
+    *(device ? &better.device_memory : &better.memory) = strtoull(advice + strlen(before), NULL, 10) << 20;
+    assert_true(better.memory >= (device ? b->memory : PLAN_MEMORY_MIN));
+    if (plan_make(&p, &m->ckpt, &m->layout, &better, &a, &again)) /* then the other one is too little */
+        assert_true(!device && again.kind == ERR_DEVICE);
     arena_release(&a);
 }
 
@@ -294,9 +424,33 @@ static void any_layout_any_budget(void **state)
     assert_true(made_n > 70);
 }
 
+static void any_layout_any_devices(void **state)
+{
+    static const uint64_t memories[] = { 400 << 10, 1 << 20, 2 << 20, 16 << 20, 512 << 20 };
+    static const uint64_t device_memories[] = { 300 << 10, 500 << 10, 1 << 20, 3 << 20, 1 << 30 };
+    unsigned made_n = 0, paneled = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 150; seed++) {
+        struct made m;
+        struct plan_budget b;
+
+        made_anything(&m, seed, 300000);
+        b = (struct plan_budget){ .memory = memories[seed % 5],
+                                  .threads = 1,
+                                  .devices = 1 + (unsigned)(made_random(&m) % 4),
+                                  .device_memory = device_memories[seed / 5 % 5] };
+        made_n += check(&m, &b);
+        b = (struct plan_budget){ 64 << 20, 1, 2, 1 << 20 };
+        paneled += check(&m, &b);
+        made_release(&m);
+    }
+    assert_true(made_n > 60 && paneled > 60);
+}
+
 static void plan(struct plan *p, struct made *m, uint64_t memory, unsigned threads)
 {
-    struct plan_budget b = { memory, threads };
+    struct plan_budget b = { memory, threads, 0, 0 };
     struct err e = { 0 };
 
     made_size(m);
@@ -327,9 +481,40 @@ static void real_shapes_in_128M(void **state)
     made_release(&m);
 }
 
+/* A device that is large enough transposes whole tensors, and all that is written is contiguous and direct. */
+static void whole_tensors_on_devices(void **state)
+{
+    struct plan_budget b = { 128 << 20, 1, 2, 4ull << 30 };
+    struct err e = { 0 };
+    struct made m;
+    struct plan p;
+
+    (void)state;
+    made_init(&m, 1);
+    made_item(&m, 1, made_tensor(&m, 0, DT_BF16, 32000, 2048, 1003), false);
+    made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 5632, 2048, 0), true);
+    made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 32000, 2048, 0), true);
+    made_size(&m);
+    assert_int_equal(plan_make(&p, &m.ckpt, &m.layout, &b, &m.arena, &e), 0);
+    buffers_keep_to_the_budget(&p, &b);
+    assert_int_equal(p.paneled, 0);
+    assert_int_equal(p.tile_bytes, 4 << 20);
+    assert_int_equal(p.tile_slots, 12);
+    assert_true(p.panel_bytes >= 32000 * 2048 * 2);
+    for (uint64_t s = 0; s < p.slabs_n; s++)
+        assert_int_equal(p.slab[s].direct, p.slab[s].pool != SLAB_PANEL);
+    b.device_memory = 100 << 20; /* too small for the head */
+    assert_int_equal(plan_make(&p, &m.ckpt, &m.layout, &b, &m.arena, &e), 0);
+    assert_int_equal(p.paneled, 1);
+    assert_true(p.slab[p.slabs_n - 1].strewn);
+    made_release(&m);
+}
+
 static void the_least_budgets_do(void **state)
 {
-    static const struct plan_budget budgets[] = { { 16 << 20, 1 }, { 16 << 20, 8 }, { 64 << 20, 8 }, { 16 << 20, 64 } };
+    static const struct plan_budget budgets[] = {
+        { 16 << 20, 1, 0, 0 }, { 16 << 20, 8, 0, 0 }, { 64 << 20, 8, 0, 0 }, { 16 << 20, 64, 0, 0 }
+    };
 
     (void)state;
     for (size_t i = 0; i < 4; i++) {
@@ -413,7 +598,7 @@ static void rows_that_are_not_there_cannot_be_taken(void **state)
 
 static void a_layout_that_does_not_fit_its_sources_is_refused(void **state)
 {
-    struct plan_budget b = { 16 << 20, 1 };
+    struct plan_budget b = { 16 << 20, 1, 0, 0 };
     struct made m;
     struct plan p;
 
@@ -453,6 +638,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_layout_any_budget),
+        cmocka_unit_test(any_layout_any_devices),
+        cmocka_unit_test(whole_tensors_on_devices),
         cmocka_unit_test(real_shapes_in_128M),
         cmocka_unit_test(the_least_budgets_do),
         cmocka_unit_test(tied_weights_stay_aligned_in_row_panels),

@@ -54,13 +54,13 @@ static void any_number_of_events_is_json(void **state)
     size_t i;
 
     (void)state;
-    trace_begin(&t, take, &got);
+    trace_begin(&t, take, &got, false, 0);
     t.begin = 1e6;
     for (i = 0; i < THREADS; i++)
         pthread_create(&thread[i], NULL, work, &t);
     for (i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
-    trace_end(&t);
+    trace_end(&t, false);
     doc = json_loads(str_text(&got), 0, NULL);
     assert_non_null(doc);
     json_array_foreach(json_object_get(doc, "traceEvents"), i, e)
@@ -96,14 +96,14 @@ static void none_is_wanted(void **state)
 
     (void)state;
     pieces = 0;
-    trace_begin(&t, NULL, NULL);
+    trace_begin(&t, NULL, NULL, false, 0);
     b = trace_buffer(&t);
     assert_null(b);
     trace_name(b, 1, "reader", 0);
     assert_true(trace_now(b) == 0);
     trace_event(b, 1, "wait", "wait for room", 0);
     trace_release(b);
-    trace_end(&t);
+    trace_end(&t, false);
     assert_int_equal(pieces, 0);
 }
 
