@@ -4,22 +4,15 @@
 #define TRANSFORM_MERGE_LANE_H
 #include "transform/widen_lane.h"
 
-#ifdef __CUDA_ARCH__
-/* By intrinsics that are never made one, and with the NaNs that processors give: the weight's own, else that of the
- * product, else (infinities that cancel out) the negative one.  A device has one NaN for all. */
+/* Never one instruction of the two: by intrinsics on a device; the build forbids contraction elsewhere.  Which NaN a
+ * NaN becomes is the processor's choice. */
 LANE float merge_element(uint16_t w, float product, float scale)
 {
-    float wide = f16_to_f32(w), scaled = __fmul_rn(product, scale), sum = __fadd_rn(wide, scaled);
-
-    if (sum == sum)
-        return sum;
-    if ((w & 0x7fff) > 0x7c00)
-        return wide;
-    return f32_of_bits(product != product ? bits_of_f32(product) | 0x400000 : 0xffc00000u);
-}
+#ifdef __CUDA_ARCH__
+    return __fadd_rn(f16_to_f32(w), __fmul_rn(product, scale));
 #else
-/* Compilers must not make one instruction of the two: the build forbids contraction. */
-LANE float merge_element(uint16_t w, float product, float scale) { return f16_to_f32(w) + product * scale; }
+    return f16_to_f32(w) + product * scale;
 #endif
+}
 
 #endif
