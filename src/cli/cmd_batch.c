@@ -1,5 +1,6 @@
 /* cmd_batch.c - many exports, one process: what a job says is said as it ends, and all of it once more as a table. */
 #include "cli/cli.h"
+#include "cli/export.h"
 #include "cli/report_file.h"
 #include "cli/run.h"
 #include "cli/say.h"
@@ -140,6 +141,7 @@ static const struct option_row run_rows[] = {
     { OPTION_MEMORY(16), .help = "all buffers of all exports that run at the same time; at least 16M for each" },
     { OPTION_THREADS, .help = "threads that convert, of all exports that run at the same time" },
     { OPTION_IO, .help = "as of export" },
+    OPTION_ROWS_DEVICE,
     { 0 },
 };
 static const struct option_group options_batch_run = { "How they run", run_rows };

@@ -3,11 +3,9 @@
 
 static int run(struct args *a)
 {
-    int status = export_device(a);
-
     a->wb.model = a->operand[0];
     a->wb.out = a->operand[1];
-    return status ? status : export_run(a);
+    return export_run(a);
 }
 
 static const struct option_row pack_rows[] = {

@@ -4,12 +4,10 @@
 
 static int run(struct args *a)
 {
-    int status = export_device(a);
-
     a->wb.model = a->operand[0];
     a->wb.out = a->operand[1];
     a->wb.draft = true;
-    return status ? status : export_run(a);
+    return export_run(a);
 }
 
 #define AT(member) .place = offsetof(struct args, member)

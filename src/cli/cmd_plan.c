@@ -128,12 +128,12 @@ static int run(struct args *a)
     struct report_file file;
     struct wb_error e = { 0 };
     char *text = NULL;
-    int status = export_device(a);
+    int status;
 
     a->wb.model = a->operand[0];
     a->wb.out = a->operand[1];
-    if (status || report_open(&file, "--report", a->report, a))
-        return status ? status : STATUS_FAILED;
+    if (report_open(&file, "--report", a->report, a))
+        return STATUS_FAILED;
     status = wb_plan(&a->wb, &text, &e) ? run_refused(&e) : show(text, &file, a);
     report_close(&file);
     wb_free(text);

@@ -8,21 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int export_device(struct args *a)
-{
-    const char *device = a->wb.device ? a->wb.device : "auto";
-
-    if (!strncmp(device, "cuda", 4) && (!device[4] || device[4] == ':'))
-        return say_error("--device %s: no CUDA device: this build of weighbridge has no CUDA support; use --device cpu",
-                         device);
-    if (strcmp(device, "cpu") && strcmp(device, "auto")) {
-        say_error("--device '%s' is not one of cpu|auto", device);
-        return STATUS_USAGE;
-    }
-    a->wb.device = "cpu";
-    return STATUS_DONE;
-}
-
 struct export_files {
     struct report_file report, trace;
 };

@@ -56,8 +56,7 @@ static const struct option_row run_rows[] = {
               "forbidden, "
               "and what the page cache holds is mapped; mmap: all sources are mapped; fault: with short and broken "
               "transfers, for tests" },
-    { "device", .kind = OPTION_TEXT, AT(wb.device), .value = "cpu|auto", .initial = "auto",
-      .help = "where tensors are converted. auto: the best there is; in this build that is the CPU" },
+    OPTION_ROWS_DEVICE,
     { 0 },
 };
 const struct option_group options_run = { "How it runs", run_rows };

@@ -372,6 +372,9 @@ static int share_out(struct batch *b, unsigned *at_once, struct err *e)
         return err_set(e, ERR_USAGE,
                        "--memory %llu is too little for %u jobs at once: expected at least %llu (16M each)",
                        (unsigned long long)all.memory, *at_once, PLAN_MEMORY_MIN * *at_once);
+    if (*at_once > 1 && job_device_is_gpu(b->o) && !b->o->gpu_memory)
+        return err_set(e, ERR_USAGE,
+                       "%u jobs at once share the memory of a GPU: give --gpu-memory, or leave --jobs out", *at_once);
     for (size_t i = 0; i < b->jobs.n; i++) {
         struct wb_options *o = &b->jobs.v[i].opt;
 
@@ -379,6 +382,9 @@ static int share_out(struct batch *b, unsigned *at_once, struct err *e)
         o->threads = all.threads > *at_once ? all.threads / *at_once : 1;
         o->io = b->o->io;
         o->device = b->o->device;
+        o->gpu_feed = b->o->gpu_feed;
+        o->strict_device = b->o->strict_device;
+        o->gpu_memory = b->o->gpu_memory / *at_once;
     }
     return 0;
 }

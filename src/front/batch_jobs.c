@@ -40,7 +40,8 @@ static const struct key {
 enum { KEYS = sizeof keys / sizeof *keys };
 
 /* Of a command line, but not of a job. */
-static const char *const shared[] = { "memory", "threads", "io", "device", "resume", "report", "trace", "sink" };
+static const char *const shared[] = { "memory",        "threads", "io",     "device", "gpu-feed", "gpu-memory",
+                                      "strict-device", "resume",  "report", "trace",  "sink" };
 
 struct reading {
     const char *path, *dir; /* of JOBS.json; dir "" : the current one */
@@ -64,8 +65,8 @@ static int unknown_key(const struct reading *r, const char *where, const char *n
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
         if (!strcmp(shared[i], name))
             return err_set(r->e, ERR_USAGE,
-                           "%s: %s: key \"%s\" is not an option of one job: leave it out; memory, threads and io are "
-                           "shared by all jobs, and each goes on where it was interrupted",
+                           "%s: %s: key \"%s\" is not an option of one job: leave it out; memory, threads, io and "
+                           "device are shared by all jobs, and each goes on where it was interrupted",
                            r->path, where, name);
     for (size_t i = 0; i < KEYS; i++)
         str_addf(&known, "%s%s", i ? ", " : "", keys[i].name);

@@ -4,6 +4,7 @@
 #include "front/merge.h"
 #include "emit/outdir.h"
 #include "emit/runtime_config.h"
+#include "gpu/gpu.h"
 #include "io/io.h"
 #include "io/limits.h"
 #include <string.h>
@@ -72,6 +73,26 @@ static int check_sink(const struct wb_options *o, struct err *e)
     return 0;
 }
 
+bool job_device_is_gpu(const struct wb_options *o) { return o->device && strcmp(o->device, "cpu"); }
+
+static int check_device(const struct wb_options *o, struct err *e)
+{
+    bool gpu = job_device_is_gpu(o), sure = gpu && strcmp(o->device, "auto");
+    struct gpu_choice ignored;
+
+    if (sure && strncmp(o->device, "cuda", 4))
+        return err_set(e, ERR_USAGE, "--device '%s' is not one of cpu|auto|cuda|cuda:LIST|cuda:all", o->device);
+    if (sure && gpu_choose(o->device, &ignored, e))
+        return -1;
+    if (!gpu && (o->gpu_feed || o->gpu_memory || o->strict_device))
+        return err_set(e, ERR_USAGE, "--gpu-feed, --gpu-memory and --strict-device are about GPUs: give --device, too");
+    if (o->gpu_feed && strcmp(o->gpu_feed, "auto") && strcmp(o->gpu_feed, "direct") && strcmp(o->gpu_feed, "nccl"))
+        return err_set(e, ERR_USAGE, "--gpu-feed %s is unknown: expected auto, direct or nccl", o->gpu_feed);
+    if (sure) /* until the pipeline uses them */
+        return err_set(e, ERR_DEVICE, "no CUDA device: exports are made on the CPU only so far; use --device cpu");
+    return 0;
+}
+
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e)
 {
     const char *target = o->target ? o->target : dialects[0]->target;
@@ -81,9 +102,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
         return err_set(e, ERR_USAGE, "no checkpoint directory was given");
     if (!(*d = dialect_find(target)))
         return unknown_target(target, e);
-    if (o->device && strcmp(o->device, "cpu") && strcmp(o->device, "auto"))
-        return err_set(e, ERR_DEVICE,
-                       "no CUDA device: this build converts on the CPU only; leave --device out or give cpu");
+    if (check_device(o, e))
+        return -1;
     if (o->io && !io_known(o->io))
         return err_set(e, ERR_USAGE, "--io %s is unknown: expected auto, uring, mmap or pread", o->io);
     if (check_sink(o, e))
