@@ -90,11 +90,9 @@ cudaError_t cudaRuntimeGetVersion(int *v) { return version("cudaRuntimeGetVersio
 
 cudaError_t cudaGetLastError(void)
 {
-    cudaError_t e;
+    cudaError_t e = (cudaError_t)sim_begin("cudaGetLastError", HOST), last = call_last();
 
-    sim_begin("cudaGetLastError", HOST);
-    e = call_last();
-    e = e ? e : sim_broken(call_device());
+    e = e ? e : last ? last : sim_broken(call_device());
     sim_end();
     return e;
 }
