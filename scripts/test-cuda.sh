@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The CUDA kernels without a GPU: nvcc's PTX for sm_80 and sm_90 is run on the processor and compared with the CPU's
-# transforms, and the machine code is held to its rules. Sets itself up with a compiler of its own from PyPI (110 MB).
+# transforms, the machine code is held to its rules, and simulated devices (tests/simcuda) must find planted faults. Sets
+# itself up with a compiler of its own from PyPI (110 MB).
 #
 #     scripts/test-cuda.sh [--all] [ARGUMENTS FOR PYTEST]        # --all: the whole matrix
 . "$(dirname "$0")/lib.sh"
@@ -11,7 +12,7 @@ cuda=$CACHE/venv-cuda/lib/python3.*/site-packages/nvidia/cu13/bin
 build() {
     cmake -S . -B build/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIGHBRIDGE_TESTS=ON -DWEIGHBRIDGE_WERROR=ON \
         -DWEIGHBRIDGE_CUDA=ON -DWEIGHBRIDGE_NVCC="$(echo $cuda/nvcc)"
-    cmake --build build/cuda --target cuda_kernels transforms
+    cmake --build build/cuda --target cuda_kernels transforms simcuda
 }
 
 if [ "${1-}" = --all ]; then
