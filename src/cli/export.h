@@ -23,8 +23,8 @@ int export_run(struct args *a);
       .value = "cpu|auto|cuda|cuda:LIST|cuda:all",                                                                     \
       .initial = "cpu",                                                                                                \
       .help = "where tensors are converted; the output is the same, but for merged LoRA weights, which may be one "    \
-              "off in the last place of fp16. cuda: the first GPU; cuda:0,2: those of these numbers; auto: the first " \
-              "GPU, or the CPU where there is none" },                                                                 \
+              "off in the last place of fp16. cuda: the first GPU; cuda:0,2: those of these numbers; auto: all "       \
+              "GPUs, or the CPU where there is none" },                                                                \
         { "gpu-feed",                                                                                                  \
           .kind = OPTION_CHOICE,                                                                                       \
           .place = offsetof(struct args, wb.gpu_feed),                                                                 \
