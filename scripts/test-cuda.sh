@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The CUDA kernels without a GPU: nvcc's PTX for sm_80 and sm_90 is run on the processor and compared with the CPU's
-# transforms, the machine code is held to its rules, and simulated devices (tests/simcuda) must find planted faults. Sets
+# transforms, the machine code is held to its rules, and simulated devices (tests/simcuda) must find planted faults and export what the CPU does. Sets
 # itself up with a compiler of its own from PyPI (110 MB).
 #
 #     scripts/test-cuda.sh [--all] [ARGUMENTS FOR PYTEST]        # --all: the whole matrix
@@ -12,7 +12,7 @@ cuda=$CACHE/venv-cuda/lib/python3.*/site-packages/nvidia/cu13/bin
 build() {
     cmake -S . -B build/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIGHBRIDGE_TESTS=ON -DWEIGHBRIDGE_WERROR=ON \
         -DWEIGHBRIDGE_CUDA=ON -DWEIGHBRIDGE_NVCC="$(echo $cuda/nvcc)"
-    cmake --build build/cuda --target cuda_kernels transforms simcuda
+    cmake --build build/cuda --target cuda_kernels transforms simcuda weighbridge weighbridge_cuda
 }
 
 if [ "${1-}" = --all ]; then
