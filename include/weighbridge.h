@@ -83,7 +83,7 @@ struct wb_options {     /* zero: the default */
     uint64_t memory;        /* bytes for all buffers, at least 16 MiB; default 512 MiB */
     unsigned threads;       /* workers; default: processors, at most 8 */
     const char *io;         /* "auto" (default), "uring", "mmap", "pread", "fault" */
-    const char *device;     /* "cpu" (default), "auto", "cuda", "cuda:0,2", "cuda:all" (docs/commands.md) */
+    const char *device;     /* "cpu" (default), "auto", "auto:0,2", "cuda", "cuda:0,2", "cuda:all" (docs/commands.md) */
     const char *gpu_feed;   /* how several GPUs get their sources: "auto" (default), "direct", "nccl" */
     bool strict_device;     /* a GPU that fails ends the run, in place of going on without it */
     uint64_t gpu_memory;    /* bytes for all buffers on each GPU; default: what is free less a margin */

@@ -3,13 +3,14 @@
  *
  * Two things are as there and not as in `weighbridge export`: an older export
  * in the output directory is replaced without asking, and the device is cuda
- * unless told; this build has none, says so, and goes on with the CPU. */
+ * unless told, and where there is none, the CPU, which is said. */
 #include "cli/cli.h"
 #include "cli/export.h"
 #include "cli/lora.h"
 #include "cli/reduce_vocab.h"
 #include "cli/say.h"
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #define AT(member) .place = offsetof(struct args, member)
@@ -20,17 +21,21 @@ static bool is_cuda(const char *device)
            (!strncmp(device, "cuda:", 5) && device[5] && !device[5 + strspn(device + 5, "0123456789")]);
 }
 
+/* cuda is the first GPU there, and the CPU here where there is none. */
 static int choose_device(struct args *a)
 {
     const char *device = a->wb.device ? a->wb.device : "cuda";
 
-    if (!is_cuda(device) && strcmp(device, "cpu")) {
+    if ((!is_cuda(device) && strcmp(device, "cpu")) || strlen(device) >= sizeof a->device) {
         say_error("--device '%s' is neither cpu nor cuda", device);
         return STATUS_USAGE;
     }
-    if (is_cuda(device))
-        say_note("device %s: no GPU can be used here, so the CPU does the work; the output is the same", device);
-    a->wb.device = "cpu";
+    if (is_cuda(device)) {
+        a->asked = device;
+        snprintf(a->device, sizeof a->device, "auto%s", device[4] ? device + 4 : ":0");
+        device = a->device;
+    }
+    a->wb.device = device;
     return STATUS_DONE;
 }
 
@@ -218,6 +223,9 @@ static int run_merge_lora(struct args *a)
 {
     int status = choose_device(a);
 
+    if (a->asked)
+        say_note("device %s: checkpoints are merged by the CPU; the output is the same", a->asked);
+    a->wb.device = "cpu";
     a->wb.overwrite = true;
     return status ? status : lora_merge_run(a);
 }

@@ -97,6 +97,14 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
         say_count(warnings_text, warnings, "warning"));
 }
 
+static void show_device(const json_t *report, const struct args *a)
+{
+    const json_t *why = json_object_get(json_object_get(report, "device"), "why");
+
+    if (a->asked && json_is_string(why))
+        say_note("device %s: %s. The CPU did the work; the output is the same", a->asked, json_string_value(why));
+}
+
 /* The export is published; what is left is to say so. */
 static int show(const char *text, struct export_files *files, const struct args *a, unsigned warnings)
 {
@@ -108,6 +116,7 @@ static int show(const char *text, struct export_files *files, const struct args 
         show_notes(report);
         show_stages(report);
     }
+    show_device(report, a);
     if (!a->quiet && !(a->report && !strcmp(a->report, "-")))
         show_summary(report, a, warnings);
     json_decref(report);

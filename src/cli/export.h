@@ -20,11 +20,11 @@ int export_run(struct args *a);
     { "device",                                                                                                        \
       .kind = OPTION_TEXT,                                                                                             \
       .place = offsetof(struct args, wb.device),                                                                       \
-      .value = "cpu|auto|cuda|cuda:LIST|cuda:all",                                                                     \
+      .value = "cpu|auto[:LIST]|cuda|cuda:LIST|cuda:all",                                                              \
       .initial = "cpu",                                                                                                \
       .help = "where tensors are converted; the output is the same, but for merged LoRA weights, which may be one "    \
-              "off in the last place of fp16. cuda: the first GPU; cuda:0,2: those of these numbers; auto: all "       \
-              "GPUs, or the CPU where there is none" },                                                                \
+              "off in the last place of fp16. cuda: the first GPU; cuda:0,2: those of these numbers; cuda:all: every " \
+              "one; auto: the same as cuda:all, auto:0,2 as cuda:0,2, or the CPU where there is none" },               \
         { "gpu-feed",                                                                                                  \
           .kind = OPTION_CHOICE,                                                                                       \
           .place = offsetof(struct args, wb.gpu_feed),                                                                 \

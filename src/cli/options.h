@@ -20,6 +20,9 @@ struct args {
     bool help, quiet, verbose, json, list, test, keep_going;
     unsigned jobs; /* at once */
     const char *report, *trace, *progress;
+    const char
+        *asked; /* of one of the reference's programs: the device by its name there; NULL: nothing to say of it */
+    char device[32];
 };
 
 enum option_kind {

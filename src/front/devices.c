@@ -1,6 +1,24 @@
 #include "front/devices.h"
+#include <stdio.h>
 #include <string.h>
 #include "front/document.h"
+
+bool job_device_is_gpu(const struct wb_options *o) { return o->device && strcmp(o->device, "cpu"); }
+
+bool job_device_is_auto(const struct wb_options *o)
+{
+    return o->device && !strncmp(o->device, "auto", 4) && (!o->device[4] || o->device[4] == ':');
+}
+
+const char *job_device_list(const struct wb_options *o, char list[JOB_DEVICE_LIST])
+{
+    const char *numbers = strchr(o->device, ':');
+
+    if (!job_device_is_auto(o))
+        return o->device;
+    snprintf(list, JOB_DEVICE_LIST, "cuda%s", numbers ? numbers : ":all");
+    return list;
+}
 
 /* Of what is free, what is left to the driver and its libraries. */
 static uint64_t usable(const struct gpu_info *i) { return i->free / 10 * 9; }
@@ -51,8 +69,9 @@ static bool leave_out(struct job_devices *d, struct arena *a, const struct err *
 static int open_those_left(struct job_devices *d, const struct wb_options *o, struct notes *n, struct arena *a,
                            struct err *e)
 {
-    const char *which = strcmp(o->device, "auto") ? o->device : "cuda:all";
     struct err why = { 0 };
+    char list[JOB_DEVICE_LIST];
+    const char *which = job_device_list(o, list);
 
     for (;;) {
         d->gpu.failed = GPU_MOST;
@@ -69,13 +88,19 @@ static int open_those_left(struct job_devices *d, const struct wb_options *o, st
     }
 }
 
-void job_devices_leave(struct job_devices *d, struct plan_budget *b, struct notes *n, struct arena *a,
-                       const struct err *why)
+static void leave(struct job_devices *d, struct plan_budget *b, struct notes *n, enum note_kind kind, struct arena *a,
+                  const struct err *why)
 {
     gpu_close(&d->gpu);
     b->devices = 0;
     d->cpu = arena_printf(a, "%s", why->msg);
-    notes_add(n, NOTE_WARNING, "the CPU converts: %s", why->msg);
+    notes_add(n, kind, "the CPU converts: %s", why->msg);
+}
+
+void job_devices_leave(struct job_devices *d, struct plan_budget *b, struct notes *n, struct arena *a,
+                       const struct err *why)
+{
+    leave(d, b, n, NOTE_WARNING, a, why);
 }
 
 int job_devices_open(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
@@ -83,13 +108,13 @@ int job_devices_open(struct job_devices *d, const struct wb_options *o, struct p
 {
     struct err why = { 0 };
 
-    if (!o->device || !strcmp(o->device, "cpu"))
+    if (!job_device_is_gpu(o))
         return 0;
     d->feed_nccl = o->gpu_feed && !strcmp(o->gpu_feed, "nccl");
     if (!open_those_left(d, o, n, a, &why))
         budget_set(d, o, b);
-    else if (why.kind == ERR_DEVICE && !strcmp(o->device, "auto"))
-        job_devices_leave(d, b, n, a, &why);
+    else if (why.kind == ERR_DEVICE && job_device_is_auto(o))
+        leave(d, b, n, NOTE_INFO, a, &why); /* as it was agreed to */
     else
         *e = why;
     return e->kind ? -1 : 0;

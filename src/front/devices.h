@@ -27,6 +27,13 @@ struct job_devices {
     const char *cpu; /* why the CPU converts although a device was asked for; NULL: it does not, or none was */
 };
 
+/* What --device says: that a GPU may do the work; that the CPU will do as well (auto, auto:LIST); which GPUs, in the
+ * words of gpu_choose, for which `list` may be needed. */
+enum { JOB_DEVICE_LIST = 256 };
+bool job_device_is_gpu(const struct wb_options *o);
+bool job_device_is_auto(const struct wb_options *o);
+const char *job_device_list(const struct wb_options *o, char list[JOB_DEVICE_LIST]);
+
 /* Opens what the options ask for, if anything; and what a plan may count on. */
 int job_devices_open(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
                      struct arena *a, struct err *e);

@@ -73,16 +73,15 @@ static int check_sink(const struct wb_options *o, struct err *e)
     return 0;
 }
 
-bool job_device_is_gpu(const struct wb_options *o) { return o->device && strcmp(o->device, "cpu"); }
-
 static int check_device(const struct wb_options *o, struct err *e)
 {
-    bool gpu = job_device_is_gpu(o), sure = gpu && strcmp(o->device, "auto");
+    bool gpu = job_device_is_gpu(o);
     struct gpu_choice ignored;
+    char list[JOB_DEVICE_LIST];
 
-    if (sure && strncmp(o->device, "cuda", 4))
-        return err_set(e, ERR_USAGE, "--device '%s' is not one of cpu|auto|cuda|cuda:LIST|cuda:all", o->device);
-    if (sure && gpu_choose(o->device, &ignored, e))
+    if (gpu && !job_device_is_auto(o) && strncmp(o->device, "cuda", 4))
+        return err_set(e, ERR_USAGE, "--device '%s' is not one of cpu|auto[:LIST]|cuda|cuda:LIST|cuda:all", o->device);
+    if (gpu && gpu_choose(job_device_list(o, list), &ignored, e))
         return -1;
     if (!gpu && (o->gpu_feed || o->gpu_memory || o->strict_device))
         return err_set(e, ERR_USAGE, "--gpu-feed, --gpu-memory and --strict-device are about GPUs: give --device, too");
@@ -369,7 +368,7 @@ int job_plan_rest(struct export_job *j, struct err *e)
 
     if (!plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, &why))
         return 0;
-    if (why.kind == ERR_DEVICE && !strcmp(j->options->device, "auto")) {
+    if (why.kind == ERR_DEVICE && job_device_is_auto(j->options)) {
         job_devices_leave(&j->devices, &j->budget, &j->notes, &j->arena, &why);
         return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
     }

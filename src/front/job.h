@@ -73,9 +73,6 @@ const char *job_template_file(uint64_t xxh3, struct arena *a);
 /* Nothing is to be written: --sink null. */
 bool job_nowhere(const struct wb_options *o);
 
-/* A GPU may do the work: --device says so. */
-bool job_device_is_gpu(const struct wb_options *o);
-
 /* Options that no stage would notice: target, device, memory, threads, chat-template contradictions. */
 int job_check_options(const struct wb_options *o, struct plan_budget *b, const struct dialect **d, struct err *e);
 /* Memory and threads alone. */

@@ -90,9 +90,11 @@ def named(weighbridge, tmp_path):
     ("export m o --threads 0", "--threads 0 is too little"),
     ("export m o --threads=-2", "--threads '-2' is not a whole number"),
     ("export m o --io mmapped", "--io 'mmapped' is not one of auto|uring|mmap|pread|fault"),
-    ("export m o --device tpu", "--device 'tpu' is not one of cpu|auto|cuda|cuda:LIST|cuda:all"),
+    ("export m o --device tpu", "--device 'tpu' is not one of cpu|auto[:LIST]|cuda|cuda:LIST|cuda:all"),
     ("export m o --device cuda:", "--device 'cuda:': expected numbers"),
     ("export m o --device cuda:0,", "--device 'cuda:0,': expected numbers"),
+    ("export m o --device auto:1,1", "names device 1 twice"),
+    ("export m o --device automatic", "--device 'automatic' is not one of cpu|auto"),
     ("export m o --device cuda:64", "--device 'cuda:64': expected numbers from 0 to 63"),
     ("export m o --device cuda:1,0,1", "names device 1 twice"),
     ("plan m --device cuda0", "--device 'cuda0' is not one of"),
@@ -236,12 +238,40 @@ def test_control_characters_of_names_are_shown_as_text(weighbridge, tmp_path):
         assert "\x1b" not in r.stdout + r.stderr and "\x07" not in r.stdout + r.stderr
 
 
-def test_cuda_is_refused_before_anything(weighbridge, model, tmp_path):
-    for device in ("cuda", "cuda:1"):
-        r = weighbridge("export", model, tmp_path / "out", "--device", device)
+def test_no_gpu(weighbridge, model, exported, tmp_path):
+    """What was asked for by name is refused before anything; auto goes on, and says so to those who ask."""
+    env = {"WEIGHBRIDGE_CUDA": str(tmp_path / "none.so")}
+    for device in ("cuda", "cuda:1", "cuda:all"):
+        r = weighbridge("export", model, tmp_path / "out", "--device", device, env=env)
         assert r.status == 1 and r.stdout == ""
-        assert "no CUDA device" in r.stderr and "--device cpu" in r.stderr
+        assert re.fullmatch(r"weighbridge: error: no CUDA device: .*none\.so: cannot open [^\n]*, or use --device cpu\n", r.stderr), r.stderr
     assert tree(tmp_path) == {}
+    for device in ("auto", "auto:1"):
+        r = weighbridge.ok("export", model, tmp_path / "out", "--device", device, "--overwrite", "--report", tmp_path / "report", env=env)
+        assert r.stderr == "" and tree(tmp_path / "out") == tree(exported)
+        report = json.loads((tmp_path / "report").read_text())["device"]
+        assert report["converts"] == "cpu" and report["why"].startswith("no CUDA device: ") and report["devices"] == []
+        r = weighbridge.ok("export", model, tmp_path / "out", "--device", device, "--overwrite", "-v", env=env)
+        assert "note: the CPU converts: no CUDA device: " in r.stderr
+
+
+def test_no_cuda_library_is_needed(weighbridge):
+    said = subprocess.run(["ldd", weighbridge.path], capture_output=True, text=True, check=True).stdout
+    assert "libc.so" in said and not re.search(r"cuda|cublas|nccl|nvidia", said, re.I), said
+
+
+def test_plugin_is_found_where_it_is_installed(weighbridge, model, tmp_path):
+    """Beside the program, and in lib beside the program's folder, whatever the program is called by."""
+    (tmp_path / "prefix" / "bin").mkdir(parents=True)
+    program = tmp_path / "prefix" / "bin" / "weighbridge"
+    shutil.copy(weighbridge.path, program)
+    (tmp_path / "called").symlink_to(program)
+    for folder in ("prefix/lib", "prefix/bin"):  # the second comes first
+        plugin = tmp_path / folder / "libweighbridge_cuda.so"
+        plugin.parent.mkdir(exist_ok=True)
+        plugin.write_text("this is no library")
+        r = Program(tmp_path / "called").refuses("export", model, tmp_path / "out", "--device", "cuda")
+        assert str(plugin.resolve().parent) in os.path.realpath(r.split("no CUDA device: ")[1].split(": ")[0]), r
 
 
 def test_full_standard_output_is_an_error(weighbridge, model, tmp_path):
@@ -529,7 +559,8 @@ def test_interruption_without_a_terminal_leaves_the_old_export(weighbridge_relea
 
 
 def test_drop_in_export(named, weighbridge, model, tmp_path):
-    """The reference's options; cuda is the CPU, with a notice; an older export is replaced without asking."""
+    """The reference's options; cuda is the CPU where there is no GPU, with a notice; an older export is replaced without
+    asking."""
     program, out = named(PROGRAMS[0]), tmp_path / "out"
     r = program.ok("--model_dir", model, f"--output_dir={out}")
     assert re.fullmatch(rf"{PROGRAMS[0]}: note: device cuda: [^\n]*CPU[^\n]*\n", r.stderr)
