@@ -23,7 +23,7 @@
  * copied, and what they are more than the time before is what this job has lost.  In the end the devices' counters are
  * added up (by NCCL where it connects them) and must be what the host has counted.
  *
- * A job for which there is no kernel is done by the host, where the tile stands. */
+ * A job for which there is no kernel is done by the host, where the tile stands.  Merges: device_merge.h. */
 #include "pipeline/device.h"
 #include <stddef.h>
 #include <stdio.h>
@@ -31,13 +31,13 @@
 #include <string.h>
 #include "base/arena.h"
 #include "emit/merger.h"
+#include "pipeline/device_merge.h"
 #include "transform/launch.h"
 
 enum {
     BATCH = 32, /* tiles of a turn */
     JOBS = PLAN_NOTES / sizeof(struct counters),
-    DRAINS = 4, /* of a device at once */
-    ALIGN = 256 /* of everything in a lane */
+    DRAINS = 4 /* of a device at once */
 };
 
 struct piece { /* a job on a device */
@@ -81,14 +81,15 @@ struct devices {
     bool joins, passes_on; /* NCCL may be used; feed nccl */
     struct device *device;
     struct counters *counted; /* of layout.item: what devices have done */
-    struct merger merger;
+    struct device_merges merges;
+    struct merger merger; /* of the host */
     struct trace_buffer *trace;
     struct turn *open; /* that takes more tiles; NULL: none */
     uint64_t numbers;
     unsigned turns; /* that have begun and not ended, on all devices */
 };
 
-static size_t aligned(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
+static size_t aligned(size_t n) { return (n + PLAN_DEVICE_ALIGN - 1) / PLAN_DEVICE_ALIGN * PLAN_DEVICE_ALIGN; }
 
 static unsigned turns_of(const struct devices *d) { return d->plan->lanes + DRAINS; }
 
@@ -125,6 +126,14 @@ static int turn_make(struct devices *d, unsigned device, unsigned number, struct
                : 0;
 }
 
+/* All that was asked of a stream is done. */
+static int settle(struct devices *d, unsigned device, enum gpu_stream s, struct err *e)
+{
+    struct gpu_event *v = d->device[device].settled;
+
+    return gpu_record(d->gpu, device, s, v, e) || gpu_wait(d->gpu, device, v, e) ? -1 : 0;
+}
+
 /* Times of events are told from one whose time by the clock is known. */
 static int zero_make(struct devices *d, unsigned device, struct err *e)
 {
@@ -151,7 +160,8 @@ static int device_make(struct devices *d, unsigned device, struct err *e)
         alloc(d, device, d->plan->panel_bytes, &v->panels, e) ||
         alloc(d, device, items * sizeof *v->counters, &v->counters, e) ||
         (d->passes_on && !device && alloc(d, device, d->plan->lane_tiles, &v->passing, e)) ||
-        gpu_clear(d->gpu, device, GPU_COMPUTE, v->counters, items * sizeof *v->counters, e))
+        gpu_clear(d->gpu, device, GPU_COMPUTE, v->counters, items * sizeof *v->counters, e) ||
+        settle(d, device, GPU_COMPUTE, e))
         return -1;
     for (unsigned i = 0; i < turns_of(d); i++)
         if (turn_make(d, device, i, e))
@@ -181,7 +191,7 @@ static int make(struct devices *d, struct err *e)
     for (unsigned i = 0; i < d->gpu->n; i++)
         if (device_make(d, i, e))
             return -1;
-    return 0;
+    return device_merges_load(&d->merges, d->run, d->gpu, e);
 }
 
 struct devices *devices_open(struct run *r, const struct run_options *o, struct err *e)
@@ -242,6 +252,8 @@ void devices_close(struct devices *d, bool failed)
     for (unsigned i = 0; !failed && i < d->gpu->n; i++)
         device_free(d, i, &ignored);
     if (!failed)
+        device_merges_free(&d->merges, &ignored);
+    if (!failed)
         gpu_unpin(d->gpu, d->run->ring.memory, &ignored);
     for (unsigned i = 0; i < d->plan->devices; i++)
         free(d->device[i].turn);
@@ -259,12 +271,10 @@ static bool to_panel(const struct devices *d, const struct job_plan *j)
     return d->plan->slab[j->slab].pool == SLAB_PANEL;
 }
 
-/* SIZE_MAX: no kernel does it. */
-static size_t launches_of(const struct devices *d, unsigned device, const struct piece *p,
-                          struct launch out[LAUNCH_MOST])
+/* As it is on the device. */
+static struct job job_of(const struct piece *p)
 {
     const struct job_plan *plan = p->plan;
-    struct launch_memory m = { item_counters(d, device, plan), p->scratch, NULL };
     struct job j = { .src = p->src,
                      .src_pitch = plan->src_pitch,
                      .dst = p->dst,
@@ -272,15 +282,28 @@ static size_t launches_of(const struct devices *d, unsigned device, const struct
                      .rows = plan->rows,
                      .cols = plan->cols };
 
-    if (plan->merge)
-        return SIZE_MAX;
     if (plan->parts)
         recipe_job(plan->parts, plan->first, plan->units, p->src, &j);
-    return launch_job(plan->transform, &j, &m, out);
+    return j;
 }
 
-static size_t scratch_bytes(const struct job_plan *j)
+/* Its kernels, with a product in between where it merges; false: no device does it. */
+static bool launches_of(const struct devices *d, unsigned device, const struct piece *p, struct merge_launch *out)
 {
+    struct launch_memory m = { item_counters(d, device, p->plan), p->scratch, NULL };
+    struct job j = job_of(p);
+
+    *out = (struct merge_launch){ 0 };
+    if (p->plan->merge)
+        return device_merges_launch(&d->merges, device, p->plan, &j, &m, p->scratch, out);
+    out->after_n = launch_job(p->plan->transform, &j, &m, out->after);
+    return out->after_n != SIZE_MAX;
+}
+
+static size_t scratch_bytes(const struct devices *d, const struct job_plan *j)
+{
+    if (j->merge && d->plan->factor_bytes)
+        return plan_merge_room(j->rows, j->cols, j->merge->rank);
     return j->parts ? aligned(j->parts->pack.in * sizeof(uint32_t)) : 0;
 }
 
@@ -289,24 +312,31 @@ static size_t result_bytes(const struct devices *d, const struct job_plan *j)
     return to_panel(d, j) ? 0 : aligned((size_t)d->plan->slab[j->slab].payload);
 }
 
+static int launch(struct devices *d, unsigned device, const struct launch *l, size_t n, struct err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (gpu_launch(d->gpu, device,
+                       &(struct gpu_kernel){ .name = l[i].kernel,
+                                             .grid = { l[i].grid[0], l[i].grid[1], l[i].grid[2] },
+                                             .block = { l[i].block[0], l[i].block[1], l[i].block[2] },
+                                             .args_n = l[i].args_n,
+                                             .arg = l[i].arg },
+                       e))
+            return -1;
+    return 0;
+}
+
 static int launch_all(struct devices *d, const struct turn *t, struct err *e)
 {
-    struct launch l[LAUNCH_MOST];
-
     for (unsigned i = 0; i < t->jobs_n; i++) {
         const struct piece *p = &t->job[i];
-        size_t n = launches_of(d, t->device, p, l);
+        struct merge_launch l;
 
-        for (size_t k = 0; k < n; k++)
-            if (gpu_launch(d->gpu, t->device,
-                           &(struct gpu_kernel){ .name = l[k].kernel,
-                                                 .grid = { l[k].grid[0], l[k].grid[1], l[k].grid[2] },
-                                                 .block = { l[k].block[0], l[k].block[1], l[k].block[2] },
-                                                 .args_n = l[k].args_n,
-                                                 .arg = l[k].arg },
-                           e))
-                return -1;
-        if (gpu_copy_within(d->gpu, t->device, &t->copies[i], item_counters(d, t->device, p->plan), sizeof *t->copies,
+        launches_of(d, t->device, p, &l);
+        if (launch(d, t->device, l.before, l.before_n, e) ||
+            (l.before_n && gpu_product(d->gpu, t->device, &l.product, e)) ||
+            launch(d, t->device, l.after, l.after_n, e) ||
+            gpu_copy_within(d->gpu, t->device, &t->copies[i], item_counters(d, t->device, p->plan), sizeof *t->copies,
                             e))
             return -1;
     }
@@ -330,14 +360,6 @@ static int results_out(struct devices *d, const struct turn *t, struct err *e)
 }
 
 /* ---- jobs that the host does ---- */
-
-/* All that was asked of a stream is done. */
-static int settle(struct devices *d, unsigned device, enum gpu_stream s, struct err *e)
-{
-    struct gpu_event *v = d->device[device].settled;
-
-    return gpu_record(d->gpu, device, s, v, e) || gpu_wait(d->gpu, device, v, e) ? -1 : 0;
-}
 
 /* Its result for a panel comes to the spare tile first, the rows of the result one behind the other. */
 static int to_panel_by_host(struct devices *d, unsigned device, const struct job_plan *j, const unsigned char *src,
@@ -386,7 +408,7 @@ static size_t scratch_of(const struct devices *d, const struct tile_plan *tile)
     size_t n = 0;
 
     for (uint64_t j = tile->job; j < tile->job + tile->jobs; j++)
-        n += scratch_bytes(&d->plan->job[j]);
+        n += scratch_bytes(d, &d->plan->job[j]);
     return n;
 }
 
@@ -489,14 +511,14 @@ static int tile_in(struct devices *d, const struct turn *t, const struct tile_sl
 static bool job_place(const struct devices *d, const struct turn *t, const struct job_plan *j, unsigned char *src,
                       struct piece *p)
 {
-    struct launch ignored[LAUNCH_MOST];
+    struct merge_launch ignored;
 
     *p = (struct piece){ .plan = j,
                          .src = src,
                          .dst = to_panel(d, j) ? d->run->ring.slab[j->slab].buf + j->dst_off
                                                : t->results + t->results_used,
-                         .scratch = scratch_bytes(j) ? t->scratch + t->scratch_used : NULL };
-    return launches_of(d, t->device, p, ignored) != SIZE_MAX;
+                         .scratch = scratch_bytes(d, j) ? t->scratch + t->scratch_used : NULL };
+    return launches_of(d, t->device, p, &ignored);
 }
 
 static int tile_add(struct devices *d, struct turn *t, struct tile_slot *s, struct err *e)
@@ -520,7 +542,7 @@ static int tile_add(struct devices *d, struct turn *t, struct tile_slot *s, stru
         }
         t->job[t->jobs_n++] = p;
         t->results_used += result_bytes(d, j);
-        t->scratch_used += scratch_bytes(j);
+        t->scratch_used += scratch_bytes(d, j);
     }
     result->tiles++;
     if (t->jobs_n == before)

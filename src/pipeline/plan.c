@@ -10,6 +10,7 @@
 #include <string.h>
 #include "emit/merger.h"
 #include "io/io.h"
+#include "transform/launch_merge.h"
 
 enum {
     TILE_BYTES_MAX = 4 << 20,  /* reads of 1-4 MiB are the quickest that a disk gives */
@@ -53,9 +54,11 @@ struct demand {          /* of all groups */
     uint64_t panel_pair; /* bytes of the largest two that come one behind the other */
     uint64_t panel_all;  /* bytes of all of them */
     const struct ckpt_file *adapter;
-    uint64_t merge_rank; /* of the adapter at most */
-    size_t scratch;      /* bytes of a job on a device, at most */
-    size_t items;
+    uint64_t merge_rank;       /* of the adapter at most */
+    size_t scratch;            /* bytes of a job on a device, at most, merges aside */
+    uint64_t factors;          /* of the adapter, that are used */
+    const struct group *group; /* all of them */
+    size_t groups, items;
 };
 
 static uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
@@ -204,6 +207,7 @@ static void demand_merge(struct demand *d, const struct group *g)
     for (size_t i = 0; i < g->uses; i++)
         if (g->use[i].plain.merge) {
             d->adapter = g->use[i].plain.merge->file;
+            d->factors += plan_factors(&g->use[i].plain);
             d->merge_rank = most(d->merge_rank, g->use[i].plain.merge->rank);
         }
 }
@@ -216,7 +220,7 @@ static size_t scratch_of(const struct recipe_plain *plain)
 
 static struct demand demand_of(const struct group *group, size_t groups, size_t items)
 {
-    struct demand d = { .items = items };
+    struct demand d = { .group = group, .groups = groups, .items = items };
     uint64_t before = 0;
 
     for (size_t i = 0; i < groups; i++) {
@@ -256,17 +260,50 @@ static uint64_t fixed_device(const struct plan *p, const struct demand *d)
 {
     uint64_t lane = p->lane_tiles + p->lane_results + p->lane_scratch + PLAN_NOTES;
 
-    return p->lanes * lane + p->lane_tiles + round_up(d->items * sizeof(struct counters), LAYOUT_ALIGN);
+    return p->lanes * lane + p->factor_bytes + p->lane_tiles +
+           round_up(d->items * sizeof(struct counters), LAYOUT_ALIGN);
+}
+
+static uint64_t device_aligned(uint64_t n) { return round_up(n, PLAN_DEVICE_ALIGN); }
+
+uint64_t plan_factors(const struct recipe_plain *p)
+{
+    return device_aligned(p->merge->a->bytes) + device_aligned(p->merge->b->bytes) +
+           (p->gather ? device_aligned(p->rows * sizeof *p->gather) : 0);
+}
+
+size_t plan_merge_room(uint64_t rows, uint64_t cols, uint64_t rank)
+{
+    struct job j = { .rows = (size_t)rows, .cols = (size_t)cols };
+
+    return (size_t)device_aligned(launch_merge_room(&j, (size_t)rank));
+}
+
+/* What the largest tile of a group needs for a merge. */
+static size_t merge_scratch(const struct plan *p, const struct group *g)
+{
+    uint64_t elements = p->tile_bytes / g->src, cols = least(g->cols, elements), rows = least(g->rows, elements / cols);
+    size_t most_room = 0;
+
+    for (size_t i = 0; i < g->uses; i++)
+        if (g->use[i].plain.merge)
+            most_room += plan_merge_room(rows, cols, g->use[i].plain.merge->rank);
+    return most_room;
 }
 
 static void lane_size(struct plan *p, const struct demand *d)
 {
+    size_t scratch = d->scratch;
+
     p->stream_bytes = p->tile_bytes;
     if (!p->devices)
         return;
     p->lane_tiles = p->tile_bytes;
     p->lane_results = (d->streams ? d->streams : 1) * p->stream_bytes;
-    p->lane_scratch = round_up(d->scratch + 1, LAYOUT_ALIGN);
+    for (size_t i = 0; i < d->groups && p->factor_bytes; i++)
+        if (d->group[i].rows && d->group[i].cols)
+            scratch = most(scratch, merge_scratch(p, &d->group[i]));
+    p->lane_scratch = round_up(scratch + 1, LAYOUT_ALIGN);
 }
 
 /* How many there had better be. */
@@ -319,6 +356,7 @@ static enum fit sizes_choose(struct plan *p, const struct plan_budget *b, const 
 {
     p->devices = b->devices;
     p->lanes = p->devices ? LANES : 0;
+    p->factor_bytes = p->devices && d->factors <= b->device_memory / 4 ? d->factors : 0;
     p->adapter = d->adapter;
     p->merge_rank = d->merge_rank;
     p->workers = !d->adapter ? 0 : b->devices ? 1 : b->threads;

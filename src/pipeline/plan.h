@@ -92,7 +92,7 @@ struct plan_budget {
 
 /* Of a lane of a device: results of a turn's jobs besides their bytes (counters), on the device and, in a page of its
  * own, on the host. */
-enum { PLAN_NOTES = 4096 };
+enum { PLAN_NOTES = 4096, PLAN_DEVICE_ALIGN = 256 /* of what stands in the memory of devices */ };
 
 struct plan {
     const struct checkpoint *ckpt;
@@ -116,14 +116,20 @@ struct plan {
     unsigned lanes;   /* of each device: memory for what is done at once on its three ways: in, work, out */
     size_t lane_tiles, lane_results, lane_scratch; /* bytes of a lane */
     uint64_t device_bytes;                         /* of a device, panel area included: at most budget.device_memory */
-    uint64_t drains_from;                          /* the first slab that is a drain */
-    uint64_t to_read, to_write;                    /* bytes; rounding out to blocks aside */
-    uint64_t paneled;                              /* items that need more than one row panel */
+    uint64_t factor_bytes; /* of it, for the adapter's factors of all items; 0: none, or too many: the host merges */
+    uint64_t drains_from;  /* the first slab that is a drain */
+    uint64_t to_read, to_write; /* bytes; rounding out to blocks aside */
+    uint64_t paneled;           /* items that need more than one row panel */
     struct arena *arena;
 };
 
 /* Room of a tile in memory: a direct read is rounded out to blocks at both ends. */
 size_t plan_tile_room(const struct plan *p);
+
+/* Room of an item's factors on a device: A, B, and which rows it takes, if not all. */
+uint64_t plan_factors(const struct recipe_plain *p);
+/* Room for the work of a job that merges there, at least. */
+size_t plan_merge_room(uint64_t rows, uint64_t cols, uint64_t rank);
 
 /* The least budget that the command line accepts, and its default. */
 #define PLAN_MEMORY_MIN     (16ull << 20)
