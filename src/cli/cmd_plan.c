@@ -60,6 +60,28 @@ static void show_files(const json_t *plan)
     table_print(&t, stdout);
 }
 
+/* What each GPU will hold. */
+static void show_devices(const json_t *plan)
+{
+    const json_t *d = json_object_get(plan, "device"), *m = json_object_get(plan, "memory"), *gpu;
+    char a[24], b[24], c[24];
+    size_t i;
+
+    if (!json_object_get(m, "device_bytes"))
+        return;
+    json_array_foreach(json_object_get(d, "devices"), i, gpu)
+    {
+        say(stdout, "GPU %-4" PRIu64 " %s: ", view_count(gpu, "number"), view_text(gpu, "name", "?"));
+        if (view_text(gpu, "failed", NULL))
+            say(stdout, "is left out\n");
+        else
+            say(stdout,
+                "%s of %s that are free: %s for tensors to transpose, %" PRIu64 " lanes for what goes through\n",
+                say_memory(a, view_count(m, "device_bytes")), say_memory(b, view_count(gpu, "free")),
+                say_memory(c, view_count(m, "panel_bytes")), view_count(m, "lanes"));
+    }
+}
+
 static void show_room(const json_t *plan, bool verbose)
 {
     const json_t *bytes = json_object_get(plan, "bytes"), *m = json_object_get(plan, "memory");
@@ -75,12 +97,14 @@ static void show_room(const json_t *plan, bool verbose)
     }
     if (!m)
         return;
-    say(stdout,
-        "memory   %s of buffers in a budget of %s: %" PRIu64 " x %s to read, %" PRIu64 " x %s to write, %s to "
-        "transpose\n",
+    say(stdout, "memory   %s of buffers in a budget of %s: %" PRIu64 " x %s to read, %" PRIu64 " x %s to write",
         say_memory(a, view_count(m, "buffers")), say_memory(b, view_count(m, "budget")), view_count(m, "tile_slots"),
         say_memory(c, view_count(m, "tile_bytes")), view_count(m, "stream_slots"),
-        say_memory(d, view_count(m, "stream_bytes")), say_memory((char[24]){ 0 }, view_count(m, "panel_bytes")));
+        say_memory(d, view_count(m, "stream_bytes")));
+    if (!json_object_get(m, "device_bytes"))
+        say(stdout, ", %s to transpose", say_memory(a, view_count(m, "panel_bytes")));
+    say(stdout, "\n");
+    show_devices(plan);
     if (verbose)
         say(stdout,
             "work     %" PRIu64 " reads, %" PRIu64 " pieces to write, %" PRIu64 " of the tensors transposed in "

@@ -74,6 +74,19 @@ static void show_archive(const json_t *archive)
             view_real(archive, "wall"));
 }
 
+/* Names say it when a device is none. */
+static void show_devices(const json_t *device)
+{
+    const json_t *gpu;
+    char bytes[24];
+    size_t i;
+
+    json_array_foreach(json_object_get(device, "devices"), i, gpu) if (view_count(gpu, "tiles"))
+        say(stdout, "GPU %" PRIu64 " (%s) %s %s\n", view_count(gpu, "number"), view_text(gpu, "name", "?"),
+            view_text(gpu, "failed", NULL) ? "failed after it had" : "converted",
+            say_bytes(bytes, view_count(gpu, "bytes")));
+}
+
 static void show_summary(const json_t *report, const struct args *a, unsigned warnings)
 {
     const json_t *totals = json_object_get(report, "totals"), *files = json_object_get(report, "files"), *v;
@@ -90,6 +103,7 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
         say_count(files_text, json_array_size(files), "file"), say_bytes(bytes, written), view_real(totals, "wall"),
         view_real(totals, "gb_per_s"), say_memory(peak, view_count(totals, "peak_rss")));
     show_archive(json_object_get(report, "archive"));
+    show_devices(json_object_get(report, "device"));
     if (merge)
         say(stdout, "%s of %s merged into the weights\n", say_count(merged_text, view_count(merge, "merged"), "module"),
             view_text(merge, "adapter", "?"));
