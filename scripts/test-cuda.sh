@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The CUDA kernels without a GPU: nvcc's PTX for sm_80 and sm_90 is run on the processor and compared with the CPU's
-# transforms, the machine code is held to its rules, and simulated devices (tests/simcuda) must find planted faults and export what the CPU does. Sets
-# itself up with a compiler of its own from PyPI (110 MB).
+# CUDA without a GPU: nvcc's PTX for sm_80 and sm_90 is run on the processor and compared with the CPU's transforms, the
+# machine code is held to its rules, and simulated devices (tests/simcuda) must find planted faults and export what the CPU
+# does. Sets itself up with a compiler of its own from PyPI (110 MB).
 #
 #     scripts/test-cuda.sh [--all] [ARGUMENTS FOR PYTEST]        # --all: the whole matrix
+#     scripts/test-cuda.sh --mutate [NAME...]                    # tests/cuda/mutate.py
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
@@ -15,11 +16,18 @@ build() {
     cmake --build build/cuda --target cuda_kernels transforms simcuda weighbridge weighbridge_cuda
 }
 
-if [ "${1-}" = --all ]; then
+run=(-m pytest -n "$(nproc)" --dist worksteal tests/cuda)
+case "${1-}" in
+--all)
     export WEIGHBRIDGE_CUDA_ALL=1
     shift
-fi
+    ;;
+--mutate)
+    run=(tests/cuda/mutate.py)
+    shift
+    ;;
+esac
 step "Debian packages (scripts/setup.sh --tests)" scripts/setup.sh --tests
 step "Python environment with nvcc: .cache/venv-cuda" venv cuda
 step "kernels and the CPU's transforms: build/cuda" build
-PATH=$(echo $cuda):$PATH exec .cache/venv-cuda/bin/python -m pytest tests/cuda "$@"
+PATH=$(echo $cuda):$PATH exec .cache/venv-cuda/bin/python "${run[@]}" "$@"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds with AddressSanitizer and UndefinedBehaviorSanitizer and runs all tests: units by ctest, then end to end by pytest.
-# A release build is made too, for the tests where speed matters.  Sets itself up: packages, Python environment.
+# A release build is made too, for the tests where speed matters.  Without arguments also CUDA without a GPU, where its
+# emulator runs (x86-64): scripts/test-cuda.sh.  Sets itself up: packages, Python environments.
 #
 #     scripts/test.sh [ARGUMENTS FOR PYTEST]
 #
@@ -28,4 +29,7 @@ for test in $(sed -n 's/.*Test *#[0-9]*: \([a-z0-9_]*\) .*\*\*\*Skipped.*/\1/p' 
 done
 WEIGHBRIDGE=build/asan/weighbridge WEIGHBRIDGE_RELEASE=build/release/weighbridge \
     .cache/venv-test/bin/python -m pytest -n "$(nproc)" --dist worksteal tests/e2e "$@" || failed=1
+if [ $# -eq 0 ] && [ "$(uname -m)" = x86_64 ]; then
+    scripts/test-cuda.sh || failed=1
+fi
 exit $failed
