@@ -572,7 +572,7 @@ static int cuda_done(struct gpu *g, unsigned device, struct gpu_event *v, bool *
         return nccl_pending(g) ? nccl_watch(g, e) : 0;
     *done = !r;
     nccl_moved(g);
-    return r ? cuda_failed(g, device, r, e, "what it was given") : 0;
+    return r ? cuda_failed(g, device, r, e, "its work failed") : 0;
 }
 
 static int cuda_wait(struct gpu *g, unsigned device, struct gpu_event *v, struct err *e)
@@ -593,7 +593,7 @@ static int cuda_wait(struct gpu *g, unsigned device, struct gpu_event *v, struct
             nap.tv_nsec *= 2;
     }
     r = cudaEventSynchronize(v->event);
-    return r ? cuda_failed(g, device, r, e, "what it was given") : 0;
+    return r ? cuda_failed(g, device, r, e, "its work failed") : 0;
 }
 
 static int cuda_elapsed(struct gpu *g, unsigned device, struct gpu_event *from, struct gpu_event *to, double *seconds,

@@ -314,7 +314,7 @@ def test_auto(models, cpu, tmp_path):
     command = [BUILD / "weighbridge", *case, tmp_path / "a", "--device", "auto", "--no-chat-template", "--report", tmp_path / "a.json"]
     subprocess.run(command, env={**os.environ, **env}, check=True, capture_output=True)
     assert json.loads((tmp_path / "a.json").read_text())["device"]["converts"] == "cuda"
-    command = [BUILD / "weighbridge", *case, tmp_path / "b", "--device", "auto", "--no-chat-template", "--report", tmp_path / "b.json"]
+    command = [BUILD / "weighbridge", *case, tmp_path / "b", "--device", "auto", "--no-chat-template", "-v", "--report", tmp_path / "b.json"]
     r = subprocess.run(command, env={**os.environ, **env, **fails("cudaGetDeviceCount:1", 100)}, check=True, capture_output=True, text=True)
     d = json.loads((tmp_path / "b.json").read_text())["device"]
     assert d["converts"] == "cpu" and d["why"].startswith("no CUDA device: ") and d["why"] in r.stderr
