@@ -44,6 +44,7 @@ int sim_begin(const char *name, int device)
     pthread_mutex_lock(&lock);
     if (!ready)
         get_ready();
+    order_host(); /* a thread begins with its first call */
     code = fault_now(name, device);
     queue_some();
     return code;

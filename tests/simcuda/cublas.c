@@ -1,6 +1,8 @@
-/* cublas.c - stand-in for libcublas.so.13: products of matrices with sums in double precision. */
+/* cublas.c - stand-in for libcublas.so.13: products of fp32, fp16 or bf16, with sums in double precision; the
+ * result is fp32. */
 #include "nvidia.h"
 #include "sim.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,45 +31,31 @@ static bool known(cudaDataType t) { return t == CUDA_R_32F || t == CUDA_R_16F ||
 
 /* ---- elements ---- */
 
+static double from_fp16(uint16_t h)
+{
+    int exponent = h >> 10 & 31, sign = h >> 15 ? -1 : 1, digits = h & 1023;
+
+    if (exponent == 31)
+        return digits ? (double)NAN : sign * (double)INFINITY;
+    return sign * ldexp(exponent ? digits + 1024 : digits, (exponent ? exponent : 1) - 25);
+}
+
 static double get(const void *at, cudaDataType t, size_t i)
 {
     uint16_t half;
     uint32_t bits;
     float f;
-    _Float16 h;
 
     if (t == CUDA_R_32F) {
         memcpy(&f, (const char *)at + 4 * i, sizeof f);
         return (double)f;
     }
     memcpy(&half, (const char *)at + 2 * i, sizeof half);
-    if (t == CUDA_R_16F) {
-        memcpy(&h, &half, sizeof h);
-        return (double)h;
-    }
+    if (t == CUDA_R_16F)
+        return from_fp16(half);
     bits = (uint32_t)half << 16;
     memcpy(&f, &bits, sizeof f);
     return (double)f;
-}
-
-static void put(void *at, cudaDataType t, size_t i, double v)
-{
-    float f = (float)v;
-    _Float16 h = (_Float16)v;
-    uint32_t bits;
-    uint16_t half;
-
-    if (t == CUDA_R_32F) {
-        memcpy((char *)at + 4 * i, &f, sizeof f);
-        return;
-    }
-    if (t == CUDA_R_16F) {
-        memcpy(&half, &h, sizeof half);
-    } else {
-        memcpy(&bits, &f, sizeof bits);
-        half = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    }
-    memcpy((char *)at + 2 * i, &half, sizeof half);
 }
 
 static double element(const struct matrix *m, const void *at, int row, int col)
@@ -83,7 +71,7 @@ static bool step(void *arg, bool *done)
 {
     const struct product *p = arg;
     const void *a = sim_host(p->a.at), *b = sim_host(p->b.at);
-    void *c = sim_host(p->c.at);
+    float *c = sim_host(p->c.at);
     double *sum = calloc((size_t)p->c.rows + 1, sizeof *sum);
 
     if (!sum)
@@ -99,7 +87,7 @@ static bool step(void *arg, bool *done)
         for (int row = 0; row < p->c.rows; row++) {
             double old = p->beta != 0 ? (double)p->beta * element(&p->c, c, row, col) : 0;
 
-            put(c, p->c.type, (size_t)row + (size_t)col * (size_t)p->c.ld, (double)p->alpha * sum[row] + old);
+            c[(size_t)row + (size_t)col * (size_t)p->c.ld] = (float)((double)p->alpha * sum[row] + old);
         }
     }
     free(sum);
@@ -232,7 +220,7 @@ static cublasStatus_t multiply(const struct cublasContext *h, const struct produ
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     if (p->c.rows < 0 || p->c.cols < 0 || p->a.cols < 0 || !right(&p->a) || !right(&p->b) || !right(&p->c) ||
-        p->a.type != p->b.type) {
+        p->a.type != p->b.type || p->c.type != CUDA_R_32F) {
         sim_report("INVALID cublasGemmEx: m %d, n %d, k %d, types %d, %d, %d, leading dimensions %d, %d, %d", p->c.rows,
                    p->c.cols, p->a.cols, (int)p->a.type, (int)p->b.type, (int)p->c.type, p->a.ld, p->b.ld, p->c.ld);
         return CUBLAS_STATUS_INVALID_VALUE;

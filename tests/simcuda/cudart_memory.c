@@ -95,7 +95,7 @@ static bool check_side(const char *call, int device, const struct sim_range *r)
 
 static cudaError_t copy(const char *call, struct copy c, enum cudaMemcpyKind kind, cudaStream_t handle)
 {
-    struct stream *s = queue_of(handle, call_device(), call);
+    struct stream *s = queue_of(handle, call);
     struct sim_range r[2] = { { c.src, c.bytes, c.src_pitch, c.rows, SIM_READ },
                               { c.dst, c.bytes, c.dst_pitch, c.rows, SIM_WRITE } };
     struct sim_work w = { .kind = "exec:copy", .step = copy_step, .end = free };

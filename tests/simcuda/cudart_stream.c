@@ -19,7 +19,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
     int e = call_begin("cudaStreamCreateWithFlags", call_device());
 
     if (!e) {
-        *s = (cudaStream_t)queue_open(call_device(), !(flags & cudaStreamNonBlocking));
+        if (!(flags & cudaStreamNonBlocking))
+            sim_report("INVALID cudaStreamCreateWithFlags: a stream that the default stream waits for");
+        *s = (cudaStream_t)queue_open(call_device());
         if (!*s) {
             sim_report("too many streams for the simulation: more than %d at a time", STREAMS);
             e = cudaErrorMemoryAllocation;
@@ -32,7 +34,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 cudaError_t cudaStreamDestroy(cudaStream_t handle)
 {
     int e = call_begin("cudaStreamDestroy", HOST);
-    struct stream *s = handle ? queue_of(handle, call_device(), "cudaStreamDestroy") : NULL;
+    struct stream *s = queue_of(handle, "cudaStreamDestroy");
 
     if (!s)
         return call_end(cudaErrorInvalidResourceHandle);
@@ -43,7 +45,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle)
 cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 {
     int e = call_begin("cudaStreamSynchronize", HOST);
-    struct stream *s = queue_of(handle, call_device(), "cudaStreamSynchronize");
+    struct stream *s = queue_of(handle, "cudaStreamSynchronize");
 
     if (e || !s)
         return call_end(e ? (cudaError_t)e : cudaErrorInvalidResourceHandle);
@@ -115,7 +117,7 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t s)
     int e = call_begin("cudaEventRecord", HOST);
     struct event *v = event_of(handle, "cudaEventRecord");
 
-    return call_end(e ? (cudaError_t)e : record(v, queue_of(s, call_device(), "cudaEventRecord")));
+    return call_end(e ? (cudaError_t)e : record(v, queue_of(s, "cudaEventRecord")));
 }
 
 static cudaError_t wait_event(struct stream *s, struct event *v)
@@ -139,7 +141,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t handle, unsigned fla
     struct event *v = event_of(handle, "cudaStreamWaitEvent");
 
     (void)flags;
-    return call_end(e ? (cudaError_t)e : wait_event(queue_of(s, call_device(), "cudaStreamWaitEvent"), v));
+    return call_end(e ? (cudaError_t)e : wait_event(queue_of(s, "cudaStreamWaitEvent"), v));
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t handle)
@@ -209,7 +211,7 @@ static bool check_range(const char *name, int device, const struct sim_range *r)
 cudaError_t sim_queue(cudaStream_t handle, int device, const char *name, const struct sim_work *w,
                       const struct sim_range *r, size_t n, struct sim_op **out)
 {
-    struct stream *s = queue_of(handle, device, name);
+    struct stream *s = queue_of(handle, name);
     struct sim_op *o;
 
     if (!s)

@@ -42,7 +42,7 @@ static struct block *touched_now; /* the first block with bits */
 
 static struct host { /* a thread of the program */
     uint64_t clock[STREAMS];
-    bool gone;
+    bool queues; /* operations, and is not at its end */
     struct host *next;
 } * hosts;
 static __thread struct host *me;
@@ -58,7 +58,7 @@ static void *need(size_t n, size_t size)
     return p;
 }
 
-static void host_gone(void *h) { ((struct host *)h)->gone = true; }
+static void host_gone(void *h) { ((struct host *)h)->queues = false; }
 static void make_key(void) { pthread_key_create(&at_exit, host_gone); }
 
 void order_join(uint64_t *clock, const uint64_t *other)
@@ -89,6 +89,14 @@ void order_join_all(const uint64_t *clock)
         order_join(h->clock, clock);
 }
 
+uint64_t *order_queues(void)
+{
+    uint64_t *clock = order_host();
+
+    me->queues = true;
+    return clock;
+}
+
 static void keep_least(uint64_t *least, const uint64_t *clock)
 {
     for (int i = 0; i < STREAMS; i++)
@@ -96,12 +104,13 @@ static void keep_least(uint64_t *least, const uint64_t *clock)
             least[i] = clock[i];
 }
 
-/* What comes before all that runs from now on. */
+/* What comes before all that runs from now on; threads that have queued nothing so far are left out, or one that only
+ * opens devices would keep everything. */
 static void floor_now(uint64_t *least)
 {
     memset(least, 0xff, STREAMS * sizeof *least);
     for (const struct host *h = hosts; h; h = h->next)
-        if (!h->gone)
+        if (h->queues)
             keep_least(least, h->clock);
     for (const struct stream *s = queue_streams(); s; s = s->next)
         for (const struct sim_op *o = s->head; o; o = o->next) {

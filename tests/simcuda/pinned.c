@@ -120,11 +120,12 @@ cudaError_t pinned_remove(void *at)
         sim_report("INVALID cudaHostUnregister: %p is not registered", at);
         return cudaErrorHostMemoryNotRegistered;
     }
-    if (in_flight(b))
+    if (in_flight(b)) {
         sim_report("INVALID cudaHostUnregister: a copy from or into the block %p of %zu bytes is pending", at,
                    b->bytes);
-    for (int d = 0; d < settings.devices; d++)
-        queue_wait_device(d);
+        for (int d = 0; d < settings.devices; d++)
+            queue_wait_device(d);
+    }
     b->live = false;
     put_back(b);
     munmap(b->alias, b->mapped);

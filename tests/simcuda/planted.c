@@ -69,16 +69,27 @@ static float from_bf16(uint16_t h)
     return f;
 }
 
+/* Rounds to nearest even; no NaN. */
+static uint16_t to_fp16(float f)
+{
+    double x = fabs((double)f);
+    int exponent = x > 0 ? ilogb(x) : -14, sign = signbit(f) ? 0x8000 : 0;
+
+    if (x >= 65520)
+        return (uint16_t)(sign | 0x7c00);
+    exponent = exponent < -14 ? -14 : exponent;
+    return (uint16_t)(sign | (((exponent + 14) << 10) + (int)nearbyint(ldexp(x, 10 - exponent))));
+}
+
 static void make_source(void)
 {
     for (int i = 0; i < ELEMENTS; i++) {
         uint16_t h = (uint16_t)(random_bits() >> 16);
         float f = from_bf16(h = (h & 0x7fff) > 0x7f80 ? 0x3f80 : h);
-        _Float16 half = (_Float16)f;
 
         source[i] = h;
-        memcpy(&expected[i], &half, sizeof half);
-        overflows += isinf((float)half) && !isinf(f);
+        expected[i] = to_fp16(f);
+        overflows += (expected[i] & 0x7fff) == 0x7c00 && !isinf(f);
     }
 }
 
@@ -133,7 +144,7 @@ static void open_pipeline(struct pipeline *p)
     if (p->memory == MAP_FAILED)
         exit(2);
     memset(p->memory, 0x11, p->bytes + 2 * PAGE);
-    CHECK(cudaHostRegister(p->memory + PAGE, p->bytes, cudaHostRegisterPortable));
+    CHECK(cudaHostRegister(p->memory + PAGE, p->bytes, planted("not-portable") ? 0 : cudaHostRegisterPortable));
     for (size_t i = 0; i < p->bytes + 2 * PAGE; i++)
         if (p->memory[i] != 0x11)
             exit(3); /* what it held is lost */
@@ -234,6 +245,75 @@ static void close_pipeline(struct pipeline *p)
 
 /* ---- misuse of the runtime ---- */
 
+struct thread {
+    const struct pipeline *pipeline;
+    pthread_barrier_t begun, waited;
+};
+
+/* Writes what the compute stream reads. */
+static void *clear_counters(void *arg)
+{
+    struct thread *t = arg;
+    cudaStream_t s;
+
+    CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    pthread_barrier_wait(&t->begun);
+    pthread_barrier_wait(&t->waited);
+    CHECK(cudaMemsetAsync(t->pipeline->device_counters, 0, sizeof *t->pipeline->counters, s));
+    CHECK(cudaStreamSynchronize(s));
+    CHECK(cudaStreamDestroy(s));
+    return NULL;
+}
+
+/* A thread comes after what was waited for when it began; what another one waits for later is not its own wait. */
+static void two_threads(const struct pipeline *p)
+{
+    struct thread t = { .pipeline = p };
+    pthread_t id;
+
+    pthread_barrier_init(&t.begun, NULL, 2);
+    pthread_barrier_init(&t.waited, NULL, 2);
+    CHECK(cudaMemcpyAsync(p->counters, p->device_counters, sizeof *p->counters, cudaMemcpyDeviceToHost, p->compute));
+    if (!planted("threads-race"))
+        CHECK(cudaStreamSynchronize(p->compute));
+    pthread_create(&id, NULL, clear_counters, &t);
+    pthread_barrier_wait(&t.begun);
+    CHECK(cudaStreamSynchronize(p->compute));
+    pthread_barrier_wait(&t.waited);
+    pthread_join(id, NULL);
+    pthread_barrier_destroy(&t.begun);
+    pthread_barrier_destroy(&t.waited);
+}
+
+static void misuse_handles(const struct pipeline *p)
+{
+    cudaStream_t s;
+    cudaEvent_t v;
+
+    if (planted("blocking-stream") || planted("dead-stream")) {
+        CHECK(cudaStreamCreateWithFlags(&s, planted("dead-stream") ? cudaStreamNonBlocking : 0));
+        CHECK(cudaStreamDestroy(s));
+    }
+    if (planted("dead-stream"))
+        cudaMemsetAsync(p->device_counters, 0, 8, s);
+    if (planted("dead-event")) {
+        CHECK(cudaEventCreateWithFlags(&v, cudaEventDisableTiming));
+        CHECK(cudaEventDestroy(v));
+        cudaEventRecord(v, p->in);
+    }
+    if (planted("registered-twice"))
+        CHECK(cudaHostRegister(p->result, PAGE, cudaHostRegisterPortable));
+    if (planted("not-registered"))
+        cudaHostUnregister(source);
+    if (planted("wide-block")) {
+        cudaLaunchConfig_t c = { .gridDim = { 1, 1, 1 }, .blockDim = { 32, 64, 1 }, .stream = p->in };
+        uint64_t zero = 0;
+        void *args[] = { &zero, &zero, &zero, &zero, &zero, &zero, &zero, &zero };
+
+        cudaLaunchKernelExC(&c, (const void *)cast, args);
+    }
+}
+
 static void misuse(const struct pipeline *p)
 {
     static char plain[64];
@@ -254,6 +334,7 @@ static void misuse(const struct pipeline *p)
         CHECK(cudaStreamWaitEvent(p->in, v, 0));
         CHECK(cudaEventDestroy(v));
     }
+    misuse_handles(p);
     if (planted("never-waited"))
         exit(0); /* with work on its way */
     CHECK(cudaStreamSynchronize(p->in));
@@ -290,8 +371,8 @@ static void broadcast(const struct ranks *r)
         CHECK(ncclGroupStart());
     for (int i = 0; i < devices; i++)
         if (!(planted("missing-rank") && i == 1))
-            CHECK(ncclBroadcast(r->at[i], r->at[planted("foreign-broadcast") ? 0 : i], EXCHANGED, ncclUint8, 0,
-                                r->comm[i], r->stream[i]));
+            CHECK(ncclBroadcast(r->at[i], r->at[planted("foreign-broadcast") ? 0 : i], EXCHANGED, ncclUint8,
+                                planted("roots-differ") ? i : 0, r->comm[i], r->stream[i]));
     if (!planted("no-group"))
         CHECK(ncclGroupEnd());
 }
@@ -380,7 +461,7 @@ static void close_ranks(const struct ranks *r)
     for (int i = 0; i < devices; i++) {
         CHECK(cudaSetDevice(i));
         if (!planted("communicator-leak"))
-            CHECK(ncclCommDestroy(r->comm[i]));
+            CHECK(ncclCommDestroy(r->comm[planted("destroyed-twice") ? 0 : i]));
         CHECK(cudaFree(r->at[i]));
         CHECK(cudaFree(r->ring[i]));
         CHECK(cudaFree(r->sums[i]));
@@ -420,47 +501,75 @@ static void run_ranks(const struct pipeline *p)
 
 enum { M = 40, N = 24, K = 4 };
 
-struct matrices { /* by columns */
+struct way {           /* of one product */
+    cudaDataType type; /* of the factors */
+    bool transposed;   /* they lie by rows */
+    float beta;
+};
+
+struct matrices { /* c and sum by columns */
     float a[M * K], b[K * N], c[M * N], sum[M * N];
 };
 
-static void fill_matrices(struct matrices *m, float beta)
+/* An element of a factor that has `rows`. */
+static float *at(float *factor, const struct way *w, int rows, int cols, int row, int col)
 {
-    float *at = m->a;
+    return factor + (w->transposed ? col + row * cols : row + col * rows);
+}
 
-    for (size_t i = 0; i < sizeof *m / sizeof *at; i++)
-        ((float *)m)[i] = (float)(random_bits() >> 24) / 256;
+static void fill_matrices(struct matrices *m, const struct way *w)
+{
+    for (size_t i = 0; i < sizeof *m / sizeof *m->a; i++)
+        ((float *)m)[i] = (float)(random_bits() >> 24) / 256; /* which all types have */
     for (int col = 0; col < N; col++)
         for (int row = 0; row < M; row++) {
-            double sum = beta != 0 ? (double)beta * (double)m->c[row + col * M] : 0;
+            double sum = w->beta != 0 ? (double)w->beta * (double)m->c[row + col * M] : 0;
 
             for (int k = 0; k < K; k++)
-                sum += 0.5 * (double)m->a[row + k * M] * (double)m->b[k + col * K];
+                sum += 0.5 * (double)*at(m->a, w, M, K, row, k) * (double)*at(m->b, w, K, N, k, col);
             m->sum[row + col * M] = (float)sum;
         }
-    if (beta == 0)
+    if (w->beta == 0)
         memset(m->c, 0xff, sizeof m->c); /* NaNs, which must not be read */
 }
 
-static void multiply(const struct pipeline *p, cublasHandle_t h, float beta)
+/* In place: factors come first, and get smaller. */
+static void narrow_factors(struct matrices *m, cudaDataType type)
+{
+    uint16_t *to = (uint16_t *)(void *)m;
+    uint32_t bits;
+
+    for (int i = 0; i < M * K + K * N; i++) {
+        float f = ((float *)m)[i];
+
+        memcpy(&bits, &f, sizeof bits);
+        to[i] = type == CUDA_R_16F ? to_fp16(f) : (uint16_t)(bits >> 16);
+    }
+}
+
+static void multiply(const struct pipeline *p, cublasHandle_t h, struct way w)
 {
     struct matrices *m = (struct matrices *)(void *)p->result;
+    cublasOperation_t op = w.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     const float alpha = 0.5f;
-    int lda = planted("short-lda") ? M - 1 : M, bad = 0;
-    char *at;
+    size_t size = w.type == CUDA_R_32F ? 4 : 2;
+    int lda = (w.transposed ? K : M) - planted("short-lda"), bad = 0;
+    char *a, *c;
 
-    fill_matrices(m, beta);
-    CHECK(cudaMalloc((void **)&at, sizeof *m));
-    CHECK(cudaMemcpyAsync(at, m, sizeof *m, cudaMemcpyHostToDevice, p->compute));
-    CHECK(cublasGemmEx(h, CUBLAS_OP_N, CUBLAS_OP_N, M, N, K, &alpha, at + offsetof(struct matrices, a), CUDA_R_32F, lda,
-                       at + offsetof(struct matrices, b), CUDA_R_32F, K, &beta, at + offsetof(struct matrices, c),
-                       CUDA_R_32F, M, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-    CHECK(cudaMemcpyAsync(m->c, at + offsetof(struct matrices, c), sizeof m->c, cudaMemcpyDeviceToHost, p->compute));
+    fill_matrices(m, &w);
+    if (w.type != CUDA_R_32F)
+        narrow_factors(m, w.type);
+    CHECK(cudaMalloc((void **)&a, sizeof *m));
+    c = a + offsetof(struct matrices, c);
+    CHECK(cudaMemcpyAsync(a, m, sizeof *m, cudaMemcpyHostToDevice, p->compute));
+    CHECK(cublasGemmEx(h, op, op, M, N, K, &alpha, a, w.type, lda, a + size * M * K, w.type, w.transposed ? N : K,
+                       &w.beta, c, CUDA_R_32F, M, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    CHECK(cudaMemcpyAsync(m->c, c, sizeof m->c, cudaMemcpyDeviceToHost, p->compute));
     CHECK(cudaStreamSynchronize(p->compute));
     for (int i = 0; i < M * N; i++)
         bad += fabsf(m->c[i] - m->sum[i]) > 1e-5f || isnan(m->c[i]);
     expect(!bad, "product");
-    CHECK(cudaFree(at));
+    CHECK(cudaFree(a));
 }
 
 static void run_products(const struct pipeline *p)
@@ -468,10 +577,13 @@ static void run_products(const struct pipeline *p)
     cublasHandle_t h;
 
     CHECK(cublasCreate_v2(&h));
-    CHECK(cublasSetStream_v2(h, p->compute));
+    if (!planted("default-stream"))
+        CHECK(cublasSetStream_v2(h, p->compute));
     CHECK(cublasSetMathMode(h, CUBLAS_PEDANTIC_MATH));
-    multiply(p, h, 0);
-    multiply(p, h, 1);
+    multiply(p, h, (struct way){ CUDA_R_32F, false, 0 });
+    multiply(p, h, (struct way){ CUDA_R_32F, true, 1 });
+    multiply(p, h, (struct way){ CUDA_R_16F, true, 0 });
+    multiply(p, h, (struct way){ CUDA_R_16BF, false, 1 });
     CHECK(cublasDestroy_v2(h));
 }
 
@@ -490,6 +602,7 @@ int main(int n, char **arg)
     open_pipeline(&p);
     run_pipeline(&p);
     misuse(&p);
+    two_threads(&p);
     if (devices > 1)
         run_ranks(&p);
     run_products(&p);

@@ -7,7 +7,7 @@
 
 const char *queue_running = "";
 
-static struct stream *streams, *defaults[SIM_DEVICES];
+static struct stream *streams;
 static uint64_t seqs[STREAMS]; /* of the last operation queued, by id */
 static uint64_t operations, searches, noise;
 static cudaError_t broken[SIM_DEVICES];
@@ -30,34 +30,29 @@ static unsigned free_id(void)
     return id;
 }
 
-struct stream *queue_open(int device, bool blocking)
+struct stream *queue_open(int device)
 {
     unsigned id = free_id();
     struct stream *s = id < STREAMS ? calloc(1, sizeof *s) : NULL;
 
     if (!s)
         return NULL;
-    *s = (struct stream){ .device = device, .id = id, .blocking = blocking, .next = streams };
+    *s = (struct stream){ .device = device, .id = id, .next = streams };
     s->clock[id] = seqs[id];
     return streams = s;
 }
 
-void queue_init(void)
-{
-    noise = settings.seed;
-    for (int d = 0; d < settings.devices; d++)
-        defaults[d] = queue_open(d, true);
-}
+void queue_init(void) { noise = settings.seed; }
 
-struct stream *queue_of(cudaStream_t handle, int device, const char *call)
+struct stream *queue_of(cudaStream_t handle, const char *call)
 {
     struct stream *s = streams;
 
-    if (!handle || handle == cudaStreamLegacy)
-        return defaults[device];
     while (s && (s != (struct stream *)handle || s->dead))
         s = s->next;
-    if (!s)
+    if (!handle)
+        sim_report("INVALID %s: on the default stream, which waits for others and is not simulated", call);
+    else if (!s)
         sim_report("INVALID %s: %p is no stream, or one that was destroyed", call, (void *)handle);
     return s;
 }
@@ -75,9 +70,7 @@ void op_drop(struct sim_op *o)
 {
     if (!o || --o->refs)
         return;
-    for (size_t i = 0; i < o->after_n; i++)
-        op_drop(o->after[i]);
-    free(o->after);
+    op_drop(o->after);
     free(o->range);
     free(o);
 }
@@ -91,31 +84,6 @@ static void *need(size_t n, size_t size)
     return p;
 }
 
-static void op_after(struct sim_op *o, struct sim_op *before)
-{
-    if (!before)
-        return;
-    o->after = realloc(o->after, (o->after_n + 1) * sizeof(struct sim_op *));
-    if (!o->after)
-        abort();
-    o->after[o->after_n++] = op_hold(before);
-}
-
-/* The default stream's operations come after all that blocking streams have, and theirs after its own. */
-static void op_after_default(struct sim_op *o)
-{
-    struct stream *own = o->stream, *def = defaults[own->device];
-
-    if (own != def) {
-        if (own->blocking)
-            op_after(o, def->tail);
-        return;
-    }
-    for (struct stream *s = streams; s; s = s->next)
-        if (s != own && s->device == own->device && s->blocking)
-            op_after(o, s->tail);
-}
-
 struct sim_op *queue_push(struct stream *s, const char *name, const struct sim_work *w, const struct sim_range *r,
                           size_t n, struct sim_op *after)
 {
@@ -124,11 +92,10 @@ struct sim_op *queue_push(struct stream *s, const char *name, const struct sim_w
     *o = (struct sim_op){
         .name = name, .number = ++operations, .seq = ++seqs[s->id], .stream = s, .refs = 1, .work = *w
     };
-    memcpy(o->clock, order_host(), sizeof o->clock);
+    memcpy(o->clock, order_queues(), sizeof o->clock);
     o->range = need(n, sizeof *r);
     o->range_n = n;
-    op_after(o, after);
-    op_after_default(o);
+    o->after = op_hold(after);
     for (size_t i = 0; i < n; i++) {
         o->range[i] = r[i];
         pinned_copies(&r[i], 1);
@@ -164,8 +131,8 @@ static void start(struct sim_op *o)
         queue_break(o->stream->device, code);
     o->started = true;
     order_join(o->clock, o->stream->clock);
-    for (size_t i = 0; i < o->after_n; i++)
-        order_join(o->clock, o->after[i]->clock);
+    if (o->after)
+        order_join(o->clock, o->after->clock);
     o->clock[o->stream->id] = o->seq;
 }
 
@@ -217,9 +184,8 @@ static bool advance(struct sim_op *o, uint64_t search, bool deep)
     o->mark = search;
     if (o->stream->head != o)
         return deep && advance(o->stream->head, search, deep);
-    for (size_t i = 0; i < o->after_n; i++)
-        if (!o->after[i]->done)
-            return deep && advance(o->after[i], search, deep);
+    if (o->after && !o->after->done)
+        return deep && advance(o->after, search, deep);
     if (run(o))
         return true;
     for (unsigned i = 0; deep && o->work.needs && (other = o->work.needs(o->work.arg, i)); i++)
@@ -287,10 +253,8 @@ static void print_stuck(const struct sim_op *o)
 {
     fprintf(stderr, "simcuda:   device %d, stream %u: operation %llu (%s)%s", o->stream->device, o->stream->id,
             (unsigned long long)o->number, o->name, o->started ? ", begun" : "");
-    for (size_t i = 0; i < o->after_n; i++)
-        if (!o->after[i]->done)
-            fprintf(stderr, ", waits for operation %llu (%s)", (unsigned long long)o->after[i]->number,
-                    o->after[i]->name);
+    if (o->after && !o->after->done)
+        fprintf(stderr, ", waits for operation %llu (%s)", (unsigned long long)o->after->number, o->after->name);
     if (o->work.print)
         o->work.print(o->work.arg);
     fputc('\n', stderr);
@@ -375,7 +339,7 @@ void queue_leaks(void)
         if (s->head)
             sim_report("EXIT with operation %llu (%s) of device %d, and maybe more, never waited for",
                        (unsigned long long)s->head->number, s->head->name, s->device);
-        if (!s->dead && s != defaults[s->device])
+        if (!s->dead)
             sim_report("LEAK: stream %u of device %d was not destroyed", s->id, s->device);
     }
 }

@@ -19,8 +19,8 @@ struct block {            /* of memory */
 
 struct stream {
     int device;
-    unsigned id;         /* below STREAMS; used again */
-    bool blocking, dead; /* blocking: ordered with the device's default stream */
+    unsigned id; /* below STREAMS; used again */
+    bool dead;
     struct sim_op *head, *tail;
     uint64_t clock[STREAMS]; /* of the last operation that was done */
     struct stream *next;
@@ -38,8 +38,7 @@ struct sim_op {
     unsigned refs;
     bool started, done;
     uint64_t clock[STREAMS]; /* complete when it has started */
-    struct sim_op **after;
-    size_t after_n;
+    struct sim_op *after;    /* of another stream, that it waits for; or NULL */
     struct sim_work work;
     struct sim_range *range;
     size_t range_n;
@@ -81,7 +80,8 @@ cudaError_t pinned_remove(void *at);
 void pinned_copies(const struct sim_range *r, int change); /* in flight, if it is in pinned memory */
 
 /* ---- order.c ---- */
-uint64_t *order_host(void); /* clock of this thread */
+uint64_t *order_host(void);   /* clock of this thread */
+uint64_t *order_queues(void); /* the same, as it queues an operation */
 void order_join(uint64_t *clock, const uint64_t *other);
 void order_join_all(const uint64_t *clock); /* into those of all threads */
 void order_ran(struct sim_op *o);           /* it has touched its ranges, and what order_touched was
@@ -92,9 +92,9 @@ void order_forget(struct block *b);
 /* ---- queue.c ---- */
 extern const char *queue_running; /* name of the operation that runs; "": none */
 void queue_init(void);
-struct stream *queue_streams(void);                                    /* all, dead ones too */
-struct stream *queue_open(int device, bool blocking);                  /* NULL: too many */
-struct stream *queue_of(cudaStream_t s, int device, const char *call); /* NULL, reported: no stream */
+struct stream *queue_streams(void);                        /* all, dead ones too */
+struct stream *queue_open(int device);                     /* NULL: too many */
+struct stream *queue_of(cudaStream_t s, const char *call); /* NULL, reported: no stream */
 struct sim_op *queue_push(struct stream *s, const char *name, const struct sim_work *w, const struct sim_range *r,
                           size_t n, struct sim_op *after);
 struct sim_op *op_hold(struct sim_op *o);
