@@ -78,7 +78,7 @@ static void ctx_make(ctx_t *c, char *stk, size_t n, void (*f)(void)) { getcontex
 #endif
 typedef struct { uint64_t va; uint64_t n; int rw; uint32_t *w; } buf_t;
 typedef struct { uint32_t pc, blk, k; uint16_t tid; uint8_t size, sh; uint64_t addr; } rec_t;
-typedef struct { ctx_t uc; char *stk; uint32_t tx, ty, tz; int st; uint64_t slot; uint32_t pslot; uint32_t wep; } fib_t;
+typedef struct { ctx_t uc; char *stk; uint32_t tx, ty, tz; int st; uint64_t slot[2]; uint32_t pslot[2]; uint32_t wep; } fib_t; /* slots in turn: who goes on to the next exchange leaves those of this one alone */
 typedef struct { uint32_t pc, sh; uint64_t req, got, ideal; } stat_t;
 enum { READY, BLOCK, WARP, GONE };
 static buf_t *bufs; static int nbuf, lastb;
@@ -184,12 +184,12 @@ static inline uint32_t brev(uint32_t a) { uint32_t r = 0; for (int i = 0; i < 32
 static uint32_t shfl(uint32_t v, uint32_t b, uint32_t c, int mode, int *p)
 {
     uint32_t lane = (uint32_t)tid & 31, cl = c & 31, seg = c >> 8 & 31, mx = (lane & seg) | (cl & ~seg), mn = lane & seg, j, ok; b &= 31;
-    me->slot = v; yield(WARP);
+    uint32_t e = me->wep & 1; me->slot[e] = v; yield(WARP);
     if (mode == 0) { j = lane - b; ok = (int32_t)j >= (int32_t)mx; } else if (mode == 1) { j = lane + b; ok = j <= mx; } else if (mode == 2) { j = lane ^ b; ok = j <= mx; } else { j = mn | (b & ~seg); ok = j <= mx; }
     if (!ok) j = lane;
-    uint32_t r = (uint32_t)tid - lane + j < (uint32_t)nthr ? (uint32_t)F[(uint32_t)tid - lane + j].slot : v; yield(WARP); if (p) *p = (int)ok; return r;
+    uint32_t r = (uint32_t)tid - lane + j < (uint32_t)nthr ? (uint32_t)F[(uint32_t)tid - lane + j].slot[e] : v; if (p) *p = (int)ok; return r;
 }
-static uint32_t ballot(int p) { me->pslot = (uint32_t)!!p | 2; yield(WARP); uint32_t r = 0; int w = tid & ~31; for (int i = 0; i < 32 && w + i < nthr; i++) if (F[w + i].st != GONE && (F[w + i].pslot & 1)) r |= 1u << i; yield(WARP); return r; }
+static uint32_t ballot(int p) { uint32_t e = me->wep, yes = e << 1 | 1; me->pslot[e & 1] = yes - !p; yield(WARP); uint32_t r = 0; int w = tid & ~31; for (int i = 0; i < 32 && w + i < nthr; i++) if (F[w + i].pslot[e & 1] == yes) r |= 1u << i; return r; }
 static uint32_t active(void) { uint32_t r = 0; int w = tid & ~31; for (int i = 0; i < 32 && w + i < nthr; i++) if (F[w + i].st != GONE) r |= 1u << i; return r; }
 '''
 
@@ -224,12 +224,16 @@ char *ptx_launch(int k, const uint32_t *g, const uint32_t *b, unsigned char *par
     const struct kern *K = &kerns[k]; kname = K->name; body = K->fn; lineof = K->line; srcof = K->src; params = par; bufs = bs; nbuf = nb; lastb = 0;
     free(msg); msg = NULL; nmsg = 0; nrec = 0; me = NULL; bx = by = bz = 0;
     gx = g[0]; gy = g[1]; gz = g[2]; dx = b[0]; dy = b[1]; dz = b[2]; nthr = (int)(dx * dy * dz);
-    free(F); F = calloc((size_t)nthr, sizeof *F); shn = K->shared + dyn; free(shm); free(shw); free(sht); shm = malloc(shn + 16); shw = malloc(shn + 16); sht = malloc((shn + 16) * sizeof *sht);
+    free(F); F = calloc((size_t)nthr, sizeof *F); shn = K->shared + dyn; free(shm); free(shw); free(sht); shm = malloc(shn + 16); shw = malloc(shn + 16); sht = calloc(shn + 16, sizeof *sht); epoch = 0;
     free(occ); occ = malloc(sizeof *occ * (size_t)(K->npc + 1) * (size_t)nthr); size_t S = 64 << 10; char *stk = K->fib ? mmap(NULL, S * (size_t)nthr, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : NULL;
     int *perm = malloc(sizeof *perm * (size_t)nthr); uint64_t r = seed * 2654435761u + 88172645463325252ull; blk = 0; stop = 0;
     for (bz = 0; bz < gz; bz++) for (by = 0; by < gy; by++) for (bx = 0; bx < gx && !stop; bx++, blk++) {
-        memset(shm, 0xCD, shn); memset(shw, 0, shn); memset(sht, 0, shn * sizeof *sht); memset(occ, 0, sizeof *occ * (size_t)(K->npc + 1) * (size_t)nthr); epoch = 1;
-        for (int i = 0; i < nthr; i++) { fib_t *f = &F[i]; f->tx = (uint32_t)i % dx; f->ty = (uint32_t)i / dx % dy; f->tz = (uint32_t)i / (dx * dy); f->st = READY; f->wep = 0; f->pslot = 0; if (K->fib) { ctx_make(&f->uc, stk + S * (size_t)i, S, entry); } }
+        memset(shm, 0xCD, shn); memset(shw, 0, shn); epoch++; /* what the shadow has of earlier blocks is old */
+#ifndef PTX_SIM
+        memset(occ, 0, sizeof *occ * (size_t)(K->npc + 1) * (size_t)nthr);
+#endif
+        
+        for (int i = 0; i < nthr; i++) { fib_t *f = &F[i]; f->tx = (uint32_t)i % dx; f->ty = (uint32_t)i / dx % dy; f->tz = (uint32_t)i / (dx * dy); f->st = READY; f->wep = 0; f->pslot[0] = f->pslot[1] = 0; if (K->fib) { ctx_make(&f->uc, stk + S * (size_t)i, S, entry); } }
         for (int left = nthr; left;) {
             int ran = 0; for (int i = 0; i < nthr; i++) perm[i] = order == 1 ? nthr - 1 - i : i;
             if (order == 2) for (int i = nthr - 1; i > 0; i--) { r ^= r << 13; r ^= r >> 7; r ^= r << 17; int j = (int)(r % (unsigned)(i + 1)), t = perm[i]; perm[i] = perm[j]; perm[j] = t; }
