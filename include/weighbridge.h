@@ -80,14 +80,14 @@ struct wb_options {     /* zero: the default */
     bool overwrite;         /* replace an existing export or archive, once the new one is complete */
     bool resume;            /* go on from what an interrupted run left in OUT.partial; nothing there: begin */
     struct wb_ranks *ranks; /* of wb_export: the processes that do it together; default: this one alone */
-    uint64_t memory;        /* bytes for all buffers, at least 16 MiB; default 512 MiB */
-    unsigned threads;       /* workers; default: processors, at most 8 */
-    const char *io;         /* "auto" (default), "uring", "mmap", "pread", "fault" */
-    const char *device;     /* "cpu" (default), "auto", "auto:0,2", "cuda", "cuda:0,2", "cuda:all" (docs/commands.md) */
-    const char *gpu_feed;   /* how several GPUs get their sources: "auto" (default), "direct", "nccl" */
-    bool strict_device;     /* a GPU that fails ends the run, in place of going on without it */
-    uint64_t gpu_memory;    /* bytes for all buffers on each GPU; default: what is free less a margin */
-    const char *sink;       /* "files" (default), "null": wb_export converts all and writes nothing, for benches */
+    uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB, or half of a smaller container */
+    unsigned threads;     /* workers; default: processors of the calling thread, at most 8 */
+    const char *io;       /* "auto" (default), "uring", "mmap", "pread", "fault" */
+    const char *device;   /* "cpu" (default), "auto", "auto:0,2", "cuda", "cuda:0,2", "cuda:all" (docs/commands.md) */
+    const char *gpu_feed; /* how several GPUs get their sources: "auto" (default), "direct", "nccl" */
+    bool strict_device;   /* a GPU that fails ends the run, in place of going on without it */
+    uint64_t gpu_memory;  /* bytes for all buffers on each GPU; default: what is free less a margin */
+    const char *sink;     /* "files" (default), "null": wb_export converts all and writes nothing, for benches */
     /* Called a few times a second by the calling thread; other than 0 stops the run. */
     int (*progress)(void *user, const struct wb_progress *p);
     /* Takes a trace of the run, in pieces: JSON that Perfetto opens. Called by any thread, by one at a time. */

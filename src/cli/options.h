@@ -48,8 +48,9 @@ struct option_row {
 
 /* Rows that several commands have, but for what each says of them. */
 #define OPTION_MEMORY(MIB)                                                                                             \
-    "memory", .kind = OPTION_SIZE, .place = offsetof(struct args, wb.memory), .value = "SIZE", .initial = "512M",      \
-              .least = (uint64_t)(MIB) << 20, .most = UINT64_MAX
+    "memory", .kind = OPTION_SIZE, .place = offsetof(struct args, wb.memory), .value = "SIZE",                         \
+              .initial = "512M, less in a container of less than 1G", .least = (uint64_t)(MIB) << 20,                  \
+              .most = UINT64_MAX
 #define OPTION_THREADS                                                                                                 \
     "threads", .kind = OPTION_COUNT, .place = offsetof(struct args, wb.threads), .value = "N",                         \
                .initial = "one per processor, at most 8", .least = 1, .most = 1024
