@@ -13,7 +13,7 @@ cuda=$CACHE/venv-cuda/lib/python3.*/site-packages/nvidia/cu13/bin
 build() {
     cmake -S . -B build/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIGHBRIDGE_TESTS=ON -DWEIGHBRIDGE_WERROR=ON \
         -DWEIGHBRIDGE_CUDA=ON -DWEIGHBRIDGE_NVCC="$(echo $cuda/nvcc)"
-    cmake --build build/cuda --target cuda_kernels transforms simcuda weighbridge weighbridge_cuda gpu_devices
+    cmake --build build/cuda --target cuda_kernels transforms simcuda weighbridge weighbridge_cuda gpu_devices gpu_bench
 }
 
 run=(-m pytest -n "$(nproc)" --dist worksteal tests/cuda)

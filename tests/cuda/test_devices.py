@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from kernels import BUILD
+from kernels import BUILD, transforms
 
 PROGRAM = BUILD / "tests" / "gpu_devices"
 STAND_INS = BUILD / "simcuda"
@@ -162,3 +162,24 @@ def test_only_known_symbols_are_needed():
     assert len(needed) > 20 and not [s for s in needed if not s.startswith("cuda")]
     assert needed <= symbols("--defined-only", STAND_INS / "libcudart.so.13")
     assert symbols("--defined-only", BUILD / "libweighbridge_cuda.so") == {"weighbridge_gpu_calls"}
+
+
+def bench(*options, env=None):
+    env = {**os.environ, "WEIGHBRIDGE_CUDA": str(BUILD / "libweighbridge_cuda.so"), "LD_LIBRARY_PATH": str(STAND_INS), "SIMCUDA_DEVICES": "1",
+           **(env or {})}
+    return subprocess.run([BUILD / "bench" / "gpu_bench", "--mib", "1", "--runs", "1", "--csv", *options], env=env, capture_output=True,
+                          text=True, timeout=300)
+
+
+def test_bench():
+    """Every transform comes up and is right; what fails, and where there is no device, the exit status says."""
+    r = bench()
+    assert r.returncode == 0 and "the times mean nothing" in r.stderr, r.stderr
+    rows = [line.split(",") for line in r.stdout.splitlines()[1:]]
+    names = {row[1] for row in rows}
+    assert set(transforms()) <= names and {"cast/bf16-f16 gathered", "pack4/out by group", "merge: all", "copy out"} <= names
+    assert all(row[-1] in ("0", "-") for row in rows) and sum(row[-1] == "-" for row in rows) == 4
+    r = bench(env={"SIMCUDA_FAIL": "exec:kernel:3=719"})
+    assert r.returncode == 1 and "gpu_bench: device 0 (Simulated device 0): " in r.stderr
+    r = bench(env={"LD_LIBRARY_PATH": "/nowhere"})
+    assert r.returncode == NONE and r.stderr.startswith("skipped: no CUDA device: ") and not r.stdout
