@@ -67,6 +67,8 @@ static void show_devices(const json_t *plan)
     char a[24], b[24], c[24];
     size_t i;
 
+    if (view_text(d, "why", NULL))
+        say(stdout, "device   the CPU: %s\n", view_text(d, "why", ""));
     if (!json_object_get(m, "device_bytes"))
         return;
     json_array_foreach(json_object_get(d, "devices"), i, gpu)

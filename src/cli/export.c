@@ -85,6 +85,9 @@ static void show_devices(const json_t *device)
         say(stdout, "GPU %" PRIu64 " (%s) %s %s\n", view_count(gpu, "number"), view_text(gpu, "name", "?"),
             view_text(gpu, "failed", NULL) ? "failed after it had" : "converted",
             say_bytes(bytes, view_count(gpu, "bytes")));
+    if (view_text(device, "why", NULL))
+        say(stdout, "the CPU converted%s: %s\n", json_array_size(json_object_get(device, "devices")) ? " the rest" : "",
+            view_text(device, "why", ""));
 }
 
 static void show_summary(const json_t *report, const struct args *a, unsigned warnings)

@@ -38,8 +38,8 @@ MUTANTS = [
      "    add_arg(l, cols + 7);\n    add_at(l, m->counters);\n    return true;", "direct"),
     ("counter", "counters are not cleared", DEVICE,
      "(d->passes_on && !device && alloc(d, device, d->plan->lane_tiles, &v->passing, e)) ||\n"
-     "        gpu_clear(d->gpu, device, GPU_COMPUTE, v->counters, items * sizeof *v->counters, e))",
-     "(d->passes_on && !device && alloc(d, device, d->plan->lane_tiles, &v->passing, e)))", "both"),
+     "        gpu_clear(d->gpu, device, GPU_COMPUTE, v->counters, items * sizeof *v->counters, e) ||",
+     "(d->passes_on && !device && alloc(d, device, d->plan->lane_tiles, &v->passing, e)) ||", "both"),
     ("host", "the host reads device memory", DEVICE, "c = more_than(&t->notes[i], seen);", "c = more_than(&t->copies[i], seen);", "direct"),
     ("other", "a kernel gets another device's memory", DEVICE, "    t->device = device;\n    if (events_make",
      "    t->device = device;\n    if (device)\n        d->device[device].counters = d->device[0].counters;\n    if (events_make", "direct"),
