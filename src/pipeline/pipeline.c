@@ -240,6 +240,8 @@ out:
     if (run.guarded)
         io_unguard();
     devices_close(run.devices, ret);
+    if (ret && o->gpu)
+        gpu_close(o->gpu);
     ring_release(&run.ring);
     trace_end(&run.trace, o->followed && ret && e->kind == ERR_DEVICE);
     locks_release(&run);
