@@ -575,6 +575,11 @@ static int tile_begin(struct devices *d, const struct device_work *w, struct err
         return -1;
     }
     d->open = lane;
+    if (tile->jobs <= JOBS && !fits(d, lane, tile)) {
+        lane->tile[lane->tiles_n++] = w->tile;
+        return err_set(e, ERR_INTERNAL, "%s: a tile of it does not fit a lane of its device",
+                       run_tile_tensor(d->run, w->tile->tile));
+    }
     return tile_add(d, lane, w->tile, e);
 }
 

@@ -205,6 +205,29 @@ static void slabs_fit_and_are_aligned(const struct plan *p)
     assert_int_equal(opened, end);
 }
 
+static uint64_t device_aligned(uint64_t v)
+{
+    return (v + PLAN_DEVICE_ALIGN - 1) / PLAN_DEVICE_ALIGN * PLAN_DEVICE_ALIGN;
+}
+
+static void tiles_fit_lanes(const struct plan *p)
+{
+    for (uint64_t t = 0; p->devices && t < p->tiles_n; t++) {
+        uint64_t results = 0, scratch = 0;
+
+        for (uint64_t j = p->tile[t].job; j < p->tile[t].job + p->tile[t].jobs; j++) {
+            const struct slab_plan *s = &p->slab[p->job[j].slab];
+
+            if (s->pool == SLAB_STREAM)
+                results += device_aligned(s->payload);
+            if (p->job[j].parts)
+                scratch += device_aligned(p->job[j].parts->pack.in * 4);
+        }
+        assert_true(device_aligned(p->tile[t].bytes) <= p->lane_tiles);
+        assert_true(results <= p->lane_results && scratch <= p->lane_scratch);
+    }
+}
+
 struct sim {
     struct ring ring;
     struct made *made;
@@ -398,6 +421,7 @@ static bool check(struct made *m, const struct plan_budget *b)
     } else {
         buffers_keep_to_the_budget(&p, b);
         slabs_fit_and_are_aligned(&p);
+        tiles_fit_lanes(&p);
         sources_are_read_once_and_in_order(&p, m);
         outputs_are_covered_once(&p);
         it_cannot_come_to_a_halt(&p, m);
