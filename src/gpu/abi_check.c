@@ -1,4 +1,5 @@
-/* abi_check.c - nccl_abi.h and cublas_abi.h agree with NVIDIA's headers, where the toolkit has them.  No code. */
+/* abi_check.c - nccl_abi.h and cublas_abi.h agree with NVIDIA's headers, where the toolkit has them (the build looks:
+ * of another toolkit they would not fit).  No code. */
 #include <assert.h>
 #include "gpu/cublas_abi.h"
 #include "gpu/nccl_abi.h"
@@ -8,7 +9,7 @@ typedef int abi_check_is_not_empty;
 /* A call that compiles takes such arguments; sizeof does not do it. */
 #define TAKES(call, result) static_assert(sizeof(call) == sizeof(result), #call)
 
-#if __has_include(<nccl.h>)
+#ifdef WITH_NCCL_H
 #include <nccl.h>
 static_assert((int)NCCL_OK == (int)ncclSuccess && (int)NCCL_IN_PROGRESS == (int)ncclInProgress, "results");
 static_assert((int)NCCL_U8 == (int)ncclUint8 && (int)NCCL_U32 == (int)ncclUint32 && (int)NCCL_U64 == (int)ncclUint64,
@@ -33,7 +34,7 @@ TAKES(ncclAllReduce((const void *)0, (void *)0, (size_t)1, ncclUint8, ncclSum, C
 TAKES(*ncclGetErrorString(ncclSuccess), char);
 #endif
 
-#if __has_include(<cublas_v2.h>)
+#ifdef WITH_CUBLAS_H
 #include <cublas_v2.h>
 static_assert((int)CUBLAS_OK == (int)CUBLAS_STATUS_SUCCESS && (int)CUBLAS_NO_MEMORY == (int)CUBLAS_STATUS_ALLOC_FAILED,
               "status");

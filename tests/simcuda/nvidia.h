@@ -5,7 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <library_types.h>
 
-#if __has_include(<nccl.h>)
+#ifdef WITH_NCCL_H
 #include <nccl.h>
 #else
 #define NCCL_VERSION_CODE 22809
@@ -56,7 +56,7 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t 
 ncclResult_t ncclGroupStart(void); /* without prototypes in theirs */
 ncclResult_t ncclGroupEnd(void);
 
-#if __has_include(<cublas_v2.h>)
+#ifdef WITH_CUBLAS_H
 #include <cublas_v2.h>
 #else
 typedef struct cublasContext *cublasHandle_t;
