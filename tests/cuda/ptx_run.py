@@ -225,7 +225,8 @@ char *ptx_launch(int k, const uint32_t *g, const uint32_t *b, unsigned char *par
     free(msg); msg = NULL; nmsg = 0; nrec = 0; me = NULL; bx = by = bz = 0;
     gx = g[0]; gy = g[1]; gz = g[2]; dx = b[0]; dy = b[1]; dz = b[2]; nthr = (int)(dx * dy * dz);
     free(F); F = calloc((size_t)nthr, sizeof *F); shn = K->shared + dyn; free(shm); free(shw); free(sht); shm = malloc(shn + 16); shw = malloc(shn + 16); sht = calloc(shn + 16, sizeof *sht); epoch = 0;
-    free(occ); occ = malloc(sizeof *occ * (size_t)(K->npc + 1) * (size_t)nthr); size_t S = 64 << 10; char *stk = K->fib ? mmap(NULL, S * (size_t)nthr, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : NULL;
+    free(occ); occ = malloc(sizeof *occ * (size_t)(K->npc + 1) * (size_t)nthr); enum { S = 64 << 10 }; static char *stk; static int stks; /* kept from launch to launch */
+    if (K->fib && stks < nthr) { if (stk) munmap(stk, S * (size_t)stks); stk = mmap(NULL, S * (size_t)nthr, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); stks = nthr; }
     int *perm = malloc(sizeof *perm * (size_t)nthr); uint64_t r = seed * 2654435761u + 88172645463325252ull; blk = 0; stop = 0;
     for (bz = 0; bz < gz; bz++) for (by = 0; by < gy; by++) for (bx = 0; bx < gx && !stop; bx++, blk++) {
         memset(shm, 0xCD, shn); memset(shw, 0, shn); epoch++; /* what the shadow has of earlier blocks is old */
@@ -233,7 +234,7 @@ char *ptx_launch(int k, const uint32_t *g, const uint32_t *b, unsigned char *par
         memset(occ, 0, sizeof *occ * (size_t)(K->npc + 1) * (size_t)nthr);
 #endif
         
-        for (int i = 0; i < nthr; i++) { fib_t *f = &F[i]; f->tx = (uint32_t)i % dx; f->ty = (uint32_t)i / dx % dy; f->tz = (uint32_t)i / (dx * dy); f->st = READY; f->wep = 0; f->pslot[0] = f->pslot[1] = 0; if (K->fib) { ctx_make(&f->uc, stk + S * (size_t)i, S, entry); } }
+        for (int i = 0; i < nthr; i++) { fib_t *f = &F[i]; f->tx = (uint32_t)i % dx; f->ty = (uint32_t)i / dx % dy; f->tz = (uint32_t)i / (dx * dy); f->st = READY; f->wep = 0; f->pslot[0] = f->pslot[1] = 0; if (K->fib) { ctx_make(&f->uc, stk + S * (size_t)i, S - (size_t)i % 61 * 192, entry); /* not all at one place of a page: caches */ } }
         for (int left = nthr; left;) {
             int ran = 0; for (int i = 0; i < nthr; i++) perm[i] = order == 1 ? nthr - 1 - i : i;
             if (order == 2) for (int i = nthr - 1; i > 0; i--) { r ^= r << 13; r ^= r >> 7; r ^= r << 17; int j = (int)(r % (unsigned)(i + 1)), t = perm[i]; perm[i] = perm[j]; perm[j] = t; }
@@ -245,7 +246,7 @@ char *ptx_launch(int k, const uint32_t *g, const uint32_t *b, unsigned char *par
             if (!ran) { say(0, "hang: %d threads wait at the block barrier, %d have left, the rest wait in a warp operation", at, gone); stop = 1; break; }
         }
     }
-    free(perm); if (stk) munmap(stk, S * (size_t)nthr);
+    free(perm);
     return msg;
 }
 '''

@@ -42,20 +42,21 @@ static bool is_mapped(unsigned char *at, size_t bytes)
     return !bad;
 }
 
-/* Of the pages from `at` on, with what they hold, and puts it there instead; NULL: impossible. */
-static unsigned char *replace(unsigned char *at, size_t bytes)
+/* Puts a file with the same contents in place of the block's pages; false: impossible. */
+static bool replace(struct block *b)
 {
-    int file = memfd_create("simcuda-pinned", MFD_CLOEXEC);
-    unsigned char *alias = MAP_FAILED;
+    unsigned char *at = (unsigned char *)b->at;
 
-    if (file >= 0 && !ftruncate(file, (off_t)bytes) && is_mapped(at, bytes) && keep_pages(file, at, bytes)) {
-        alias = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (alias != MAP_FAILED)
-            mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+    b->file = memfd_create("simcuda-pinned", MFD_CLOEXEC);
+    if (b->file >= 0 && !ftruncate(b->file, (off_t)b->mapped) && is_mapped(at, b->mapped) &&
+        keep_pages(b->file, at, b->mapped)) {
+        b->alias = mmap(NULL, b->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, b->file, 0);
+        if (b->alias != MAP_FAILED)
+            return mmap(at, b->mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b->file, 0) != MAP_FAILED;
     }
-    if (file >= 0)
-        close(file);
-    return alias == MAP_FAILED ? NULL : alias;
+    if (b->file >= 0)
+        close(b->file);
+    return false;
 }
 
 static bool overlaps(uintptr_t from, size_t bytes)
@@ -80,14 +81,15 @@ cudaError_t pinned_add(void *at, size_t bytes)
     if (!b)
         abort();
     *b = (struct block){ .at = from, .bytes = (uintptr_t)at + bytes - from, .mapped = mapped, .device = HOST };
-    b->alias = replace((unsigned char *)from, mapped);
-    for (int k = 0; k < 2; k++)
-        b->copies[k] = calloc(mapped / PAGE, sizeof *b->copies[k]);
-    if (!b->alias || !b->copies[FROM] || !b->copies[INTO]) {
+    if (!replace(b)) {
         sim_report("INVALID cudaHostRegister: %zu bytes at %p are not mapped, or cannot be replaced", bytes, at);
         free(b);
         return cudaErrorInvalidValue;
     }
+    for (int k = 0; k < 2; k++)
+        b->copies[k] = calloc(mapped / PAGE, sizeof *b->copies[k]);
+    if (!b->copies[FROM] || !b->copies[INTO])
+        abort();
     memory_add(b);
     return cudaSuccess;
 }
@@ -100,16 +102,16 @@ static bool in_flight(const struct block *b)
     return false;
 }
 
-/* Plain memory again, with what it holds. */
+/* Plain memory again, with what it holds; what was never touched is not now, either. */
 static void put_back(const struct block *b)
 {
-    unsigned char *at = (unsigned char *)b->at;
+    unsigned char *to = (unsigned char *)b->at;
+    off_t at = 0, end;
 
-    mmap(at, b->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    for (size_t i = 0; i < b->mapped; i += PAGE)
-        if (!is_zero(b->alias + i))
-            for (size_t k = i; k < i + PAGE; k += sizeof(uint64_t))
-                *(volatile uint64_t *)(void *)(at + k) = *(const uint64_t *)(const void *)(b->alias + k);
+    mmap(to, b->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    while ((at = lseek(b->file, at, SEEK_DATA)) >= 0 && (end = lseek(b->file, at, SEEK_HOLE)) > at)
+        for (; at < end; at += (off_t)sizeof(uint64_t)) /* one by one, past the address sanitizer */
+            *(volatile uint64_t *)(void *)(to + at) = *(const uint64_t *)(const void *)(b->alias + at);
 }
 
 cudaError_t pinned_remove(void *at)
@@ -129,6 +131,7 @@ cudaError_t pinned_remove(void *at)
     b->live = false;
     put_back(b);
     munmap(b->alias, b->mapped);
+    close(b->file);
     order_forget(b);
     return cudaSuccess;
 }

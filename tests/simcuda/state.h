@@ -11,6 +11,7 @@ struct block {            /* of memory */
     size_t bytes, mapped;
     int device; /* HOST: pinned */
     bool live;
+    int file;                  /* pinned: what backs it */
     unsigned short *copies[2]; /* pinned: copies in flight of each page; from it, into it */
     struct history *history;   /* of operations that touched it: order.c */
     struct touched *touched;   /* by the kernel that runs: order.c */
