@@ -90,10 +90,10 @@ class Case:
         self.transform("f32").ref(byref(second))
         first.counters.flushed = first.counters.nan = 0
         lib().counters_add(byref(second.counters), byref(first.counters))
-        return dst, second.counters.values()
+        return total, dst, second.counters.values()
 
     def on_device(self, arch):
-        """(a and b in fp32, result, counters)"""
+        """(a and b in fp32, sum, result, counters)"""
         n = self.rows * self.cols
         counters = np.zeros(ctypes.sizeof(Counters), np.uint8)
         room = np.full(lib().launch_merge_room(byref(self.job(0, 0)), self.rank), CANARY, np.uint8)
@@ -115,7 +115,7 @@ class Case:
         c[:] = self.product
         for launch in out.after:
             self.start(arch, launch)
-        return *factors, self.buffers["dst"], Counters.from_buffer_copy(counters).values()
+        return *factors, c, self.buffers["dst"], Counters.from_buffer_copy(counters).values()
 
     @staticmethod
     def floats(room, at, n):
@@ -137,14 +137,16 @@ class Case:
         self.memory += [m | {"kernel": kernel} for m in result.memory]
 
     def check(self, arch):
-        want, want_counters = self.on_cpu()
-        a, b, dst, counters = self.on_device(arch)
+        total, want, want_counters = self.on_cpu()
+        a, b, c, dst, counters = self.on_device(arch)
         order = self.order if self.gather else None
         for mine, wide in ((a, self.widened(self.kinds[0], self.a, self.pitch[1], self.rank, self.cols)),
                            (b, self.widened(self.kinds[1], self.b, self.pitch[2], self.rows, self.rank, order))):
             assert np.array_equal(mine.view(np.uint32), wide.reshape(-1).view(np.uint32))
+        same = (c.view(np.uint32) == total.view(np.uint32)) | np.isnan(c) & np.isnan(total)  # any NaN is as good as another
+        assert same.all(), f"{(~same).sum()} sums wrong, first at {same.argmin()}"
         dst, want = dst.view(np.uint16), want.view(np.uint16)
-        nan = (dst & 0x7fff > 0x7c00) & (want & 0x7fff > 0x7c00)  # any is as good as another
+        nan = (dst & 0x7fff > 0x7c00) & (want & 0x7fff > 0x7c00)
         wrong = np.flatnonzero((dst != want) & ~nan)
         assert not len(wrong), f"{len(wrong)} values wrong, first at {wrong[0]}"
         assert counters == want_counters
