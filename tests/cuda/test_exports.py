@@ -169,8 +169,11 @@ def large(tmp_path_factory):
     return {dtype: make_model(folder / dtype, dtype, 24001, 320, 1) for dtype in ("BF16", "F32")}
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
-@pytest.mark.parametrize("memory, device", [("16M", "16M"), ("64M", "16M"), ("16M", "100M")])
+MEMORIES = [("BF16", "16M", "16M"), ("F32", "64M", "16M"), ("F32", "16M", "100M")]
+MORE_MEMORIES = [("F32", "16M", "16M"), ("BF16", "64M", "16M"), ("BF16", "16M", "100M")]
+
+
+@pytest.mark.parametrize("dtype, memory, device", MEMORIES + MORE_MEMORIES if ALL else MEMORIES)
 @pytest.mark.parametrize("way", [Way(1, "direct", "lazy"), Way(2, "nccl", "random:4")] if ALL else [Way(2, "direct", "random:3")],
                          ids=lambda w: f"{w.devices}-{w.feed}-{w.schedule}")
 def test_any_memory(dtype, memory, device, way, large, cpu, tmp_path):
@@ -344,10 +347,13 @@ def code_of(name):
 @pytest.mark.parametrize("way", SWEPT if ALL else SWEPT[2:], ids=lambda w: f"{w.devices}-{w.feed}-{w.schedule}")
 def test_every_failing_call(way, case, cpu, tmp_path):
     """The first and the last call of each kind (with --all: every one) fails: a run that is complete, or a clean refusal that leaves
-    nothing behind but what --resume can use."""
+    nothing behind.  Of a merge by default only what it has more than other exports."""
+    few = case == "merge" and not ALL
     case = CASES["llama_threshold"] if case == "plain" else MERGES["qwen2"]
     run(tmp_path, case, way, env={"SIMCUDA_COUNT": str(tmp_path / "counts")}, name="base")
     counts = {name: int(n) for name, n in (line.split() for line in (tmp_path / "counts").read_text().splitlines())}
+    if few:
+        counts = {name: n for name, n in counts.items() if name.startswith(("cublas", "ncclB", "exec:product"))}
     ended = collections.Counter()
     for name, n in counts.items():
         for i in range(1, n + 1) if ALL else sorted({1, n}):
@@ -358,4 +364,4 @@ def test_every_failing_call(way, case, cpu, tmp_path):
             else:
                 assert "weighbridge: error: " in got.stderr and not (tmp_path / "out.partial").exists(), (name, i, got.stderr)
     print(f"{way}: {sum(ended.values())} runs, {ended[0]} complete")
-    assert len(counts) > 20 and ended[0] > 2 * ended[1]
+    assert len(counts) > (4 if few else 20) and ended[0] > 2 * ended[1]
