@@ -39,6 +39,7 @@ struct layout {
     struct placed *item; /* by file, then offset */
     size_t items_n;
     uint64_t bytes; /* of all files */
+    bool awaited;   /* somebody waits for the bytes, file by file in the order of their names */
 };
 
 /* Whether an initializer stands in the data file; else it is inline in model.onnx. */

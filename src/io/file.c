@@ -245,6 +245,8 @@ void file_write_out(int fd, uint64_t off, uint64_t bytes)
     sync_file_range(fd, (off_t)off, (off_t)bytes, SYNC_FILE_RANGE_WRITE);
 }
 
+void file_read_exactly(int fd) { posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); }
+
 void file_forget(int fd, uint64_t off, uint64_t bytes)
 {
     posix_fadvise(fd, (off_t)off, (off_t)bytes, POSIX_FADV_DONTNEED);

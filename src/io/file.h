@@ -56,6 +56,8 @@ int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t of
 
 /* Behind a write: the disk may begin with it, so that the last flush has little left to do. */
 void file_write_out(int fd, uint64_t off, uint64_t bytes);
+/* Before the reads of a descriptor: they fetch no pages but those that they are for. */
+void file_read_exactly(int fd);
 /* Behind a read: these pages will not be wanted again. */
 void file_forget(int fd, uint64_t off, uint64_t bytes);
 

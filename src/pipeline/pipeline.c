@@ -213,6 +213,7 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
                        .nowhere = o->nowhere,
                        .joint = o->joint,
                        .again = o->again,
+                       .filled = o->filled,
                        .adapter_fd = -1 };
     double begin = clock_wall();
     int ret = -1;
@@ -227,6 +228,8 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
         (o->gpu && !(run.devices = devices_open(&run, o, e))) || outputs_create(&run, dir_fd, dir, e))
         goto out;
     r->made = true;
+    if (o->filled)
+        filled_reach(o->filled, FILLED_OPEN);
     r->engine = run.in.engine->name;
     r->refused = run.in.refused;
     run.guarded = !o->gpu && io_maps(o->io) && io_guard();

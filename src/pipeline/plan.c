@@ -44,6 +44,9 @@ struct group { /* the items of one source tensor, or of the same rows of it; or 
     unsigned src;                   /* bytes of a source element */
     unsigned streams, panels;       /* uses of either kind */
     unsigned stream_dst, panel_dst; /* bytes of their largest element; 1 when there is none */
+    /* Of the first use that is waited for: */
+    const char *file;
+    uint64_t off;
 };
 
 struct demand {          /* of all groups */
@@ -163,6 +166,38 @@ static void group_add(struct group *g, const struct use *u)
         g->streams++;
         g->stream_dst = u->dst > g->stream_dst ? u->dst : g->stream_dst;
     }
+}
+
+static int output_order(const char *file, uint64_t off, const char *file2, uint64_t off2)
+{
+    int names = strcmp(file, file2);
+
+    return names ? names : off < off2 ? -1 : off > off2;
+}
+
+static int group_order(const void *a, const void *b)
+{
+    const struct group *x = a, *y = b;
+
+    if (x->source->file != y->source->file)
+        return x->source->file < y->source->file ? -1 : 1;
+    return output_order(x->file, x->off, y->file, y->off);
+}
+
+/* Real checkpoints have their tensors in the order of names: layer 10 behind layer 1. */
+static void groups_sort(struct group *group, size_t n, const struct layout *l)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < group[i].uses; k++) {
+            const struct placed *it = &l->item[group[i].use[k].item];
+            const char *name = l->file[it->file].name;
+
+            if (k && output_order(group[i].file, group[i].off, name, it->off) <= 0)
+                continue;
+            group[i].file = name;
+            group[i].off = it->off;
+        }
+    qsort(group, n, sizeof *group, group_order);
 }
 
 /* Returns how many groups; at most as many as items. */
@@ -835,6 +870,8 @@ int plan_make(struct plan *p, const struct checkpoint *c, const struct layout *l
         return -1;
     group = xmalloc(l->items_n * sizeof *group);
     groups = groups_make(group, use, uses);
+    if (l->awaited)
+        groups_sort(group, groups, l);
     d = demand_of(group, groups, l->items_n);
     fit = sizes_choose(p, b, &d);
     if (fit != FITS) {

@@ -18,9 +18,10 @@
  * too small.  A panel then leaves by a third kind:
  *   drain   a piece of a panel that is filled, in the order of the file, or some runs of
  *           a row panel; copied from the device into a stream slot.  Its job is no tile's
- * Tiles come in the order of source files and offsets, slabs in the order in
- * which tiles open them, drains behind all others in the order of their panels; so the
- * slabs of an item come in the order of the file.
+ * Tiles come in the order of source files and offsets; where somebody waits for the
+ * outputs, the tensors of a source file come in the order in which he wants them.
+ * Slabs come in the order in which tiles open them, drains behind all others in the
+ * order of their panels; so the slabs of an item come in the order of the file.
  *
  * What stands between two items in a file is zeros: the contiguous slab that ends
  * an item is padded to LAYOUT_ALIGN, and behind row panels a new file is zeros

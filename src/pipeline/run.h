@@ -3,6 +3,7 @@
 #define PIPELINE_RUN_H
 #include <stdatomic.h>
 #include "io/io.h"
+#include "pipeline/filled.h"
 #include "pipeline/pipeline.h"
 #include "pipeline/ring.h"
 #include "pipeline/trace.h"
@@ -30,8 +31,9 @@ struct run {
     struct out_file *file;       /* of the layout */
     atomic_ullong read, written; /* bytes, for progress */
     pthread_mutex_t lock;
-    pthread_cond_t left; /* a thread has ended */
-    unsigned running;    /* threads */
+    pthread_cond_t left;   /* a thread has ended */
+    unsigned running;      /* threads */
+    struct filled *filled; /* NULL: nobody reads meanwhile */
     struct trace trace;
     struct meter meter; /* of the thread that called */
     /* For the recorder, under the lock too. */

@@ -35,6 +35,7 @@ struct behind { /* what is on its way from the page cache to the disk */
 struct item_hash {
     XXH3_state_t *state; /* NULL before the first byte and after the last */
     uint64_t bytes;      /* hashed so far */
+    uint64_t begun;      /* bytes of the item in slabs without gaps that are on their way or written: its first ones */
     uint64_t written;    /* bytes of the item */
 };
 
@@ -206,8 +207,10 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
     while (sw->plan) /* there is one: see struct writer */
         sw++;
     *sw = (struct slab_writes){ .plan = s, .slab = slab, .begin = trace_now(w->trace) };
-    if (!s->strewn)
-        memset(w->run->ring.slab[slab].buf + s->payload, 0, (size_t)(s->run_bytes - s->payload));
+    if (s->strewn)
+        return sw;
+    w->hash[s->item].begun += s->payload;
+    memset(w->run->ring.slab[slab].buf + s->payload, 0, (size_t)(s->run_bytes - s->payload));
     return sw;
 }
 
@@ -225,12 +228,28 @@ static void start_writeback(struct writer *w, int fd, const struct io_op *op)
     *b = (struct behind){ fd, op->off, op->len };
 }
 
+/* Of an item, as slabs without gaps come in file order: all that is begun, below the first one that is on its way. */
+static uint64_t item_filled(const struct writer *w, unsigned item)
+{
+    uint64_t bytes = w->hash[item].begun;
+
+    for (size_t i = 0; i <= WRITE_DEPTH; i++) {
+        const struct slab_plan *s = w->writes[i].plan;
+
+        if (s && s->item == item && !s->strewn && s->off - w->run->plan->layout->item[item].off < bytes)
+            bytes = s->off - w->run->plan->layout->item[item].off;
+    }
+    return bytes;
+}
+
 static void item_add(struct writer *w, const struct slab_plan *s)
 {
     struct item_hash *h = &w->hash[s->item];
     uint64_t all = w->run->plan->layout->item[s->item].bytes;
 
     h->written += s->payload;
+    if (w->run->filled)
+        filled_item(w->run->filled, s->item, h->written == all ? all : item_filled(w, s->item));
     if (h->written == all)
         recorder_take(w->run, s->item, h->bytes == all);
 }

@@ -3,6 +3,7 @@
 #include "pipeline/pipeline.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@
 #include "io/file.h"
 #include "io/io.h"
 #include "layouts.h"
+#include "pipeline/filled.h"
 
 static char dir[] = "/tmp/test_pipeline_XXXXXX";
 static int dir_fd;
@@ -156,12 +158,15 @@ struct setup {
     uint64_t memory;
     int (*progress)(void *user, const struct run_progress *p);
     void (*change)(struct plan *p); /* before the run */
+    struct filled *filled;
 };
 
 static int run(struct made *m, const struct setup *s, struct run_result *r, struct plan *p, struct err *e)
 {
     struct plan_budget b = { .memory = s->memory, .threads = s->threads };
-    struct run_options o = { .io = s->io, .threads = s->threads, .progress = s->progress, .user = m };
+    struct run_options o = {
+        .io = s->io, .threads = s->threads, .filled = s->filled, .progress = s->progress, .user = m
+    };
 
     if (plan_make(p, &m->ckpt, &m->layout, &b, &m->arena, e))
         return -1;
@@ -257,6 +262,113 @@ static void a_model(struct made *m, uint64_t vocab, uint64_t hidden)
     made_item(m, 0, embed, true);
     made_item(m, 1, embed, false);
     made_size(m);
+}
+
+struct chase {
+    const struct made *m;
+    const struct want *w;
+    struct filled *filled;
+    uint64_t pieces, early; /* those that were there before all was written */
+    bool wrong;
+};
+
+static bool piece_is_right(const struct chase *c, int fd, size_t file, uint64_t off, size_t n)
+{
+    unsigned char *bytes = malloc(n);
+    struct err e = { 0 };
+    bool right =
+        !file_pread(fd, c->m->file[file].name, bytes, n, off, &e) && !memcmp(bytes, c->w->bytes[file] + off, n);
+
+    free(bytes);
+    return right;
+}
+
+/* Reads each piece as soon as it is said to be there. */
+static void *chase_main(void *arg)
+{
+    struct chase *c = arg;
+    enum { PIECE = 30011 };
+
+    c->wrong = !filled_wait(c->filled, FILLED_OPEN);
+    for (size_t i = 2; i-- > 0;) {
+        const struct data_file *f = &c->m->file[i];
+        int fd = openat(dir_fd, f->name, O_RDONLY);
+
+        file_read_exactly(fd);
+        for (uint64_t off = 0; off < f->bytes; off += PIECE) {
+            size_t n = f->bytes - off < PIECE ? (size_t)(f->bytes - off) : PIECE;
+
+            c->wrong |= !filled_wait_bytes(c->filled, i, off, n) || !piece_is_right(c, fd, i, off, n);
+            c->pieces++;
+            pthread_mutex_lock(&c->filled->lock);
+            c->early += c->filled->stage < FILLED_WHOLE;
+            pthread_mutex_unlock(&c->filled->lock);
+        }
+        close(fd);
+    }
+    return NULL;
+}
+
+static void chased(struct made *m, const struct want *w, struct setup s, struct chase *c)
+{
+    struct filled filled;
+    struct run_result r;
+    struct err e = { 0 };
+    struct plan p;
+    pthread_t thread;
+
+    filled_init(&filled, &m->layout, &m->arena);
+    c->m = m;
+    c->w = w;
+    c->filled = s.filled = &filled;
+    assert_int_equal(pthread_create(&thread, NULL, chase_main, c), 0);
+    if (run(m, &s, &r, &p, &e))
+        fail_msg("%s: %s", s.io, e.msg);
+    filled_reach(&filled, FILLED_WHOLE);
+    pthread_join(thread, NULL);
+    assert_false(c->wrong);
+    outputs_are(m, w, &r);
+    remove_outputs(m);
+    filled_release(&filled);
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct placed *x = a, *y = b;
+
+    return x->file != y->file ? (x->file < y->file ? -1 : 1) : x->off < y->off ? -1 : x->off > y->off;
+}
+
+/* Not a byte before it is there, in slabs, panels and row panels, and in whatever order writes end; but most of them
+ * long before the end. */
+static void what_is_said_to_be_written_is_there(void **state)
+{
+    static const uint64_t memory[] = { 700 << 10, 2 << 20, 64 << 20 };
+    struct chase c = { 0 };
+
+    (void)state;
+    for (uint64_t seed = 1000; seed < 1008; seed++)
+        for (size_t i = 0; i < io_engines_n; i++) {
+            struct setup s = { .io = io_engines[i]->name,
+                               .threads = 1 + (unsigned)seed % 3,
+                               .memory = memory[seed % 3] };
+            struct made m;
+            struct want w;
+
+            if (!have(s.io))
+                continue;
+            io_fault_set(&(struct io_fault){ .at_most = 20480 });
+            made_anything(&m, seed, 400000);
+            qsort(m.item, m.layout.items_n, sizeof *m.item, by_place);
+            m.layout.awaited = seed % 2;
+            write_shards(&m);
+            want_make(&w, &m);
+            chased(&m, &w, s, &c);
+            want_release(&w);
+            remove_shards(&m);
+            made_release(&m);
+        }
+    assert_true(c.pieces > 500 && c.early > c.pieces / 4);
 }
 
 static void a_model_in_any_setup(void **state)
@@ -722,6 +834,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_layout_in_any_setup),
+        cmocka_unit_test(what_is_said_to_be_written_is_there),
         cmocka_unit_test(a_model_in_any_setup),
         cmocka_unit_test(a_reduced_vocabulary_in_any_setup),
         cmocka_unit_test(a_qwen_vocabulary_in_panels),
