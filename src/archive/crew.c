@@ -65,15 +65,24 @@ static bool next_piece(struct crew *c, uint64_t *piece)
     return more;
 }
 
+static void give_up(const struct crew *c)
+{
+    if (c->job->give_up)
+        c->job->give_up(c->job->user);
+}
+
 static void fail(struct crew *c, uint64_t piece, const struct err *e)
 {
     pthread_mutex_lock(&c->lock);
     if (piece < c->failed && e->kind) {
         c->failed = piece;
         c->err = *e;
+    } else if (piece < c->failed) { /* whoever is waited for outside has given up, on us or on itself */
+        c->cancelled = true;
     }
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
+    give_up(c);
 }
 
 static void *worker_main(void *arg)
@@ -136,6 +145,7 @@ static void cancel(struct crew *c)
     c->cancelled = true;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
+    give_up(c);
 }
 
 static void watch(struct crew *c)
@@ -187,7 +197,8 @@ int crew_run(const struct crew_job *j, struct err *e)
         return err_set(e, ERR_NOMEM, "no memory for %u threads", j->threads);
     locks_init(&c);
     if (!desks_make(&c, w, e)) {
-        start(&c, w, &started, e);
+        if (start(&c, w, &started, e))
+            give_up(&c);
         watch(&c);
         for (unsigned i = 0; i < started; i++)
             pthread_join(w[i].thread, NULL);

@@ -5,7 +5,8 @@
  * until every lower piece has had it. A piece waits for lower ones only, and
  * the lowest waits for none, so there is no standstill. When pieces fail, the
  * lowest one's error is kept, whatever the number of threads: lower pieces are
- * still done, higher ones given up. */
+ * still done, higher ones given up. A piece may also wait for something outside,
+ * as long as `give_up` ends that. */
 #ifndef ARCHIVE_CREW_H
 #define ARCHIVE_CREW_H
 #include <stdbool.h>
@@ -20,8 +21,9 @@ struct crew_job {
     unsigned threads;
     void *(*desk_make)(void *user, struct err *e); /* what one thread needs for itself; all are made at first */
     void (*desk_free)(void *desk);
-    /* Without a message: crew_turn said false. */
+    /* Without a message: it cannot be done since others gave up; crew_turn said so, or who is waited for outside. */
     int (*work)(struct crew *c, void *desk, uint64_t piece, struct err *e);
+    void (*give_up)(void *user); /* the run will fail: no piece shall wait any more. May be NULL */
     /* Called a few times a second by the calling thread; other than 0 stops the run. May be NULL. */
     int (*progress)(void *user, uint64_t done, uint64_t bytes, double seconds);
     void *user, *progress_user;

@@ -18,6 +18,7 @@ struct numbers { /* 16-bit floats in one file */
 struct ranges {
     struct numbers *v;
     size_t n, cap;
+    bool *told; /* of entries: a graph speaks of it */
     const struct tree *t;
 };
 
@@ -62,32 +63,50 @@ static void of_graph(struct ranges *r, const char *name, const Onnx__ModelProto 
         struct err ignored = { 0 };
         struct onnx_place p;
 
-        if (!is_float16(onnx_dtype(m->graph->initializer[i]->data_type)) ||
-            onnx_place(m->graph->initializer[i], &p, &ignored) || !p.external)
+        if (onnx_place(m->graph->initializer[i], &p, &ignored) || !p.external)
             continue;
         file = archive_find(&r->t->a, arena_printf(a, "%.*s%s", dir_n, name, p.location));
-        if (file && !file->dir)
+        if (!file || file->dir)
+            continue;
+        r->told[file - r->t->a.entry] = true;
+        if (is_float16(onnx_dtype(m->graph->initializer[i]->data_type)))
             add(r, (size_t)(file - r->t->a.entry), p.off, p.bytes);
     }
 }
 
-/* By what a file holds, not by what it is called; but an ONNX file has no mark of its own. */
+static bool may_be_graph(const struct archive_entry *f)
+{
+    return !f->dir && str_ends(f->name, ".onnx") && f->bytes <= GRAPH_MOST;
+}
+
+/* An ONNX file has no mark of its own. */
+static void of_onnx(struct ranges *r, size_t entry, struct arena *a)
+{
+    const struct archive_entry *f = &r->t->a.entry[entry];
+    struct err ignored = { 0 };
+    Onnx__ModelProto *m;
+
+    if (!may_be_graph(f))
+        return;
+    if ((m = onnx_load(arena_printf(a, "%s/%s", r->t->dir, f->name), &ignored)))
+        of_graph(r, f->name, m, a);
+    onnx_free(m);
+}
+
+/* By what a file holds, not by what it is called. A file that graphs speak of may be one that is still to be written.
+ */
 static void of_file(struct ranges *r, size_t entry, struct arena *a)
 {
     const struct archive_entry *f = &r->t->a.entry[entry];
     const char *path = arena_printf(a, "%s/%s", r->t->dir, f->name);
     struct err ignored = { 0 };
     unsigned char first[9];
-    Onnx__ModelProto *m;
     int fd;
 
-    if (f->dir || f->bytes < sizeof first || (fd = tree_open(r->t, entry, path, &ignored)) < 0)
+    if (f->dir || may_be_graph(f) || r->told[entry] || f->bytes < sizeof first ||
+        (fd = tree_open(r->t, entry, path, &ignored)) < 0)
         return;
-    if (str_ends(f->name, ".onnx") && f->bytes <= GRAPH_MOST) {
-        if ((m = onnx_load(path, &ignored)))
-            of_graph(r, f->name, m, a);
-        onnx_free(m);
-    } else if (!file_pread(fd, path, first, sizeof first, 0, &ignored) && first[8] == '{') {
+    if (!file_pread(fd, path, first, sizeof first, 0, &ignored) && first[8] == '{') {
         of_safetensors(r, entry, fd, path);
     }
     file_close(fd);
@@ -146,6 +165,9 @@ void tree_cut(struct tree *t, struct arena *a)
     size_t next = 0;
     void *grown;
 
+    r.told = arena_array(&scratch, t->a.entries_n, sizeof *r.told);
+    for (size_t i = 0; i < t->a.entries_n; i++)
+        of_onnx(&r, i, &scratch);
     for (size_t i = 0; i < t->a.entries_n; i++)
         of_file(&r, i, &scratch);
     if (r.n)

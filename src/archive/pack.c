@@ -21,6 +21,7 @@ enum {
 
 struct packing {
     struct tree tree;
+    const struct pack_growth *growth; /* NULL: none */
     struct outfile *out;
     bool *cached;       /* entries whose pages were in memory before us, and stay there */
     XXH3_state_t *hash; /* of the file whose chunk has TURN_HASH */
@@ -116,6 +117,13 @@ static int open_entry(const struct packing *p, struct desk *d, uint32_t entry, s
     return d->fd < 0 ? -1 : 0;
 }
 
+static bool await(const struct packing *p, const struct archive_chunk *k)
+{
+    size_t i = p->tree.growing[k->entry];
+
+    return !i || p->growth->wait(p->growth->user, i - 1, k->off, k->raw);
+}
+
 static int read_chunk(const struct packing *p, struct desk *d, const struct archive_chunk *k, struct err *e)
 {
     if (open_entry(p, d, k->entry, e) || file_pread(d->fd, d->path, d->a, k->raw, k->off, e))
@@ -183,12 +191,20 @@ static int work(struct crew *c, void *desk, uint64_t piece, struct err *e)
     const unsigned char *frame;
     struct desk *d = desk;
 
-    if (read_chunk(p, d, k, e) || !hash_chunk(c, p, d, piece) || make_frame(d, k, &frame, e) ||
+    if (!await(p, k) || read_chunk(p, d, k, e) || !hash_chunk(c, p, d, piece) || make_frame(d, k, &frame, e) ||
         !place(c, p, k, piece) || file_pwrite(p->out->fd, p->out->partial, frame, k->frame, k->frame_off, e))
         return -1;
     file_write_out(p->out->fd, k->frame_off, k->frame);
     crew_done(c, k->raw);
     return 0;
+}
+
+static void give_up(void *user)
+{
+    const struct packing *p = user;
+
+    if (p->growth)
+        p->growth->give_up(p->growth->user);
 }
 
 static int begin(struct packing *p, struct err *e)
@@ -220,6 +236,8 @@ static int end(struct packing *p, struct pack_result *r, struct err *e)
     int ret = -1;
 
     p->tree.a.index = p->end;
+    if (p->growth && !p->growth->wait_whole(p->growth->user))
+        return err_set(e, ERR_CANCELLED, "stopped on request before the end");
     if (tree_unchanged(&p->tree, e) || archive_print_index(&p->tree.a, &text, e) ||
         file_pwrite(p->out->fd, p->out->partial, text.s, text.n, p->end, e))
         goto out;
@@ -233,14 +251,22 @@ out:
     return ret;
 }
 
+uint64_t pack_memory(unsigned threads, uint64_t most)
+{
+    uint64_t room = most / desk_bytes();
+
+    return (threads < room ? threads : room) * desk_bytes();
+}
+
 int pack(const char *dir, struct outfile *out, const struct pack_options *o, struct pack_result *r, struct arena *a,
          struct err *e)
 {
-    struct packing p = { .out = out, .arena = a, .hash = XXH3_createState() };
+    struct packing p = { .out = out, .growth = o->growth, .arena = a, .hash = XXH3_createState() };
     uint64_t room = o->memory / desk_bytes();
     struct crew_job job = { .desk_make = desk_make,
                             .desk_free = desk_free,
                             .work = work,
+                            .give_up = give_up,
                             .progress = o->progress,
                             .user = &p,
                             .progress_user = o->user };
@@ -251,7 +277,7 @@ int pack(const char *dir, struct outfile *out, const struct pack_options *o, str
         err_set(e, ERR_NOMEM, "no memory for a checksum");
         goto out;
     }
-    if (tree_read(&p.tree, dir, a, e))
+    if (tree_read(&p.tree, dir, a, e) || (o->growth && tree_grow(&p.tree, o->growth->file, o->growth->files_n, e)))
         goto out;
     tree_cut(&p.tree, a);
     job.pieces = p.tree.a.chunks_n;
@@ -261,6 +287,8 @@ int pack(const char *dir, struct outfile *out, const struct pack_options *o, str
         goto out;
     ret = end(&p, r, e);
 out:
+    if (ret)
+        give_up(&p);
     XXH3_freeState(p.hash);
     return ret;
 }

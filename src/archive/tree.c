@@ -102,6 +102,7 @@ static void take(struct tree *t, struct walk *w)
     t->a.entries_n = w->n;
     t->a.entry = arena_array(w->a, w->n, sizeof *t->a.entry);
     t->id = arena_array(w->a, w->n, sizeof *t->id);
+    t->growing = arena_array(w->a, w->n, sizeof *t->growing);
     for (size_t i = 0; i < w->n; i++) {
         t->a.entry[i] = w->v[i].entry;
         t->id[i] = w->v[i].id;
@@ -124,6 +125,32 @@ int tree_read(struct tree *t, const char *dir, struct arena *a, struct err *e)
     return ret;
 }
 
+int tree_grow(struct tree *t, const struct tree_growing *file, size_t n, struct err *e)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct archive_entry *found = archive_find(&t->a, file[i].name);
+        size_t entry;
+
+        if (!found || found->dir)
+            return err_set(e, ERR_FORMAT, "%s/%s: is not there, although it is being written", t->dir, file[i].name);
+        entry = (size_t)(found - t->a.entry);
+        t->a.bytes += file[i].bytes - found->bytes;
+        t->a.entry[entry].bytes = t->id[entry].bytes = file[i].bytes;
+        t->growing[entry] = i + 1;
+    }
+    return 0;
+}
+
+/* `whole`: a file that grows has done so. */
+static bool same_file(const struct tree *t, size_t entry, const struct file_id *now, bool whole)
+{
+    const struct file_id *id = &t->id[entry];
+
+    if (!t->growing[entry])
+        return file_same(now, id);
+    return now->dev == id->dev && now->ino == id->ino && (!whole || now->bytes == id->bytes);
+}
+
 int tree_unchanged(const struct tree *t, struct err *e)
 {
     struct arena a = { 0 };
@@ -132,7 +159,7 @@ int tree_unchanged(const struct tree *t, struct err *e)
     bool same = !ret && now.a.entries_n == t->a.entries_n;
 
     for (size_t i = 0; same && i < t->a.entries_n; i++)
-        same = !strcmp(now.a.entry[i].name, t->a.entry[i].name) && file_same(&now.id[i], &t->id[i]);
+        same = !strcmp(now.a.entry[i].name, t->a.entry[i].name) && same_file(t, i, &now.id[i], true);
     if (!ret && !same)
         ret = err_set(e, ERR_FORMAT,
                       "%s: was changed while it was packed: wait until nobody writes there and start again", t->dir);
@@ -147,12 +174,14 @@ int tree_open(const struct tree *t, size_t entry, const char *shown, struct err 
 
     if (fd < 0)
         return err_errno(e, errno, "%s: cannot be opened", shown);
-    if (!file_identify(fd, shown, &id, e) && !file_same(&id, &t->id[entry]))
+    if (!file_identify(fd, shown, &id, e) && !same_file(t, entry, &id, false))
         err_set(e, ERR_FORMAT, "%s: was changed while it was packed: wait until nobody writes there and start again",
                 shown);
     if (e->kind) {
         close(fd);
         return -1;
     }
+    if (t->growing[entry])
+        file_read_exactly(fd);
     return fd;
 }

@@ -1,5 +1,6 @@
 /* Archives: what comes out is what went in, whatever the number of threads; every flipped byte and every cut is noticed
  * and named; work is handed out, waited for and given up in order. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -181,6 +182,88 @@ static void crew_stops_on_request(void **state)
     assert_int_equal(e.kind, ERR_CANCELLED);
 }
 
+struct outside { /* pieces from `late` on wait for something that never comes, until all is given up */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    uint64_t late;
+    bool stays_away; /* at once: whoever was waited for has failed */
+    unsigned given_up;
+    int (*progress)(void *user, uint64_t done, uint64_t bytes, double seconds);
+};
+
+static void stop_waiting(void *user)
+{
+    struct outside *o = user;
+
+    pthread_mutex_lock(&o->lock);
+    o->given_up++;
+    pthread_cond_broadcast(&o->changed);
+    pthread_mutex_unlock(&o->lock);
+}
+
+static int wait_outside(struct crew *c, void *desk, uint64_t piece, struct err *e)
+{
+    struct outside *o = desk;
+
+    if (piece == 9)
+        return err_set(e, ERR_IO, "piece 9");
+    if (piece < o->late)
+        return crew_turn(c, 0, piece) ? (crew_turned(c, 0), 0) : -1;
+    pthread_mutex_lock(&o->lock);
+    while (!o->given_up && !o->stays_away)
+        pthread_cond_wait(&o->changed, &o->lock);
+    pthread_mutex_unlock(&o->lock);
+    return -1;
+}
+
+static int run_outside(struct outside *o, unsigned threads, struct err *e)
+{
+    struct crew_job job = { .pieces = 64,
+                            .threads = threads,
+                            .desk_make = no_desk,
+                            .desk_free = no_free,
+                            .work = wait_outside,
+                            .give_up = stop_waiting,
+                            .progress = o->progress,
+                            .user = o };
+    int ret;
+
+    pthread_mutex_init(&o->lock, NULL);
+    pthread_cond_init(&o->changed, NULL);
+    ret = crew_run(&job, e);
+    pthread_cond_destroy(&o->changed);
+    pthread_mutex_destroy(&o->lock);
+    return ret;
+}
+
+/* A failure of another piece ends the waiting, and is what is told, also where the waiting piece is lower. */
+static void a_failure_ends_waiting_outside(void **state)
+{
+    (void)state;
+    for (uint64_t late = 4; late < 14; late += 6) {
+        struct outside o = { .late = late };
+        struct err e = { 0 };
+
+        assert_int_equal(run_outside(&o, 8, &e), -1);
+        assert_string_equal(e.msg, "piece 9");
+        assert_true(o.given_up > 0);
+    }
+}
+
+/* Whoever is waited for fails, or the caller wants no more: not a success, and nobody waits for a turn that never
+ * comes. */
+static void waiting_in_vain_is_a_stop(void **state)
+{
+    struct outside absent = { .late = 3, .stays_away = true }, asked = { .late = 3, .progress = stop_at_once };
+    struct err e = { 0 }, e2 = { 0 };
+
+    (void)state;
+    assert_int_equal(run_outside(&absent, 3, &e), -1);
+    assert_int_equal(e.kind, ERR_CANCELLED);
+    assert_int_equal(run_outside(&asked, 3, &e2), -1);
+    assert_int_equal(e2.kind, ERR_CANCELLED);
+}
+
 /* ------------------------------------------------------------------------------------------------ whole archives */
 
 static void whole_archive_is_whole(void **state)
@@ -304,6 +387,8 @@ int main(void)
         cmocka_unit_test(turns_come_in_order),
         cmocka_unit_test(lowest_failure_is_told),
         cmocka_unit_test(crew_stops_on_request),
+        cmocka_unit_test(a_failure_ends_waiting_outside),
+        cmocka_unit_test(waiting_in_vain_is_a_stop),
         cmocka_unit_test_setup_teardown(whole_archive_is_whole, packed, scratch_remove),
         cmocka_unit_test_setup_teardown(every_flipped_byte_is_named, packed, scratch_remove),
         cmocka_unit_test_setup_teardown(every_cut_is_noticed, packed, scratch_remove),
