@@ -75,7 +75,7 @@ struct wb_options {     /* zero: the default */
     const char *method;     /* "input-aware" (default), "frequency" */
     unsigned max_samples;   /* records of the corpus to read at most; default: all */
     const char *d2t;        /* file of an EAGLE3 draft's d2t, whose tokens are kept too */
-    const char *archive;    /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it */
+    const char *archive;    /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it, meanwhile */
     bool strict;            /* warnings that may mean a wrong model are errors */
     bool overwrite;         /* replace an existing export or archive, once the new one is complete */
     bool resume;            /* go on from what an interrupted run left in OUT.partial; nothing there: begin */

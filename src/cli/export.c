@@ -69,9 +69,10 @@ static void show_archive(const json_t *archive)
     char packed[24], bytes[24];
 
     if (archive)
-        say(stdout, "%s: %s packed into %s in %.2f s\n", view_text(archive, "path", "?"),
-            say_bytes(bytes, view_count(archive, "bytes")), say_bytes(packed, view_count(archive, "archive_bytes")),
-            view_real(archive, "wall"));
+        say(stdout, "%s: %s packed into %s in %.2f s, %.2f s of them after the files were complete\n",
+            view_text(archive, "path", "?"), say_bytes(bytes, view_count(archive, "bytes")),
+            say_bytes(packed, view_count(archive, "archive_bytes")), view_real(archive, "wall"),
+            view_real(archive, "after"));
 }
 
 /* Names say it when a device is none. */

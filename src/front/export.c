@@ -2,6 +2,7 @@
 #include <weighbridge.h>
 #include "base/clock.h"
 #include "emit/outdir.h"
+#include "front/along.h"
 #include "front/document.h"
 #include "front/export.h"
 #include "front/front.h"
@@ -101,7 +102,8 @@ static int check_sources(const struct checkpoint *c, struct err *e)
 
 static void relay_trace(void *user, const char *text, size_t n)
 {
-    const struct wb_options *o = user;
+    const struct along *a = user;
+    const struct wb_options *o = a->job->options;
 
     o->trace(o->user, text, n);
 }
@@ -152,8 +154,14 @@ static int run_pipeline(struct export_job *j, const struct outdir *out, struct j
     }
 }
 
+/* model.onnx and all that is small. */
+static int write_small(struct export_job *j, const struct outdir *out, struct err *e)
+{
+    return write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e) ? -1 : 0;
+}
+
 static int move_bytes(struct export_job *j, struct outdir *out, struct journal *journal, struct together *t,
-                      struct export_result *r, struct err *e)
+                      struct packing *p, struct along *along, struct export_result *r, struct err *e)
 {
     const struct wb_options *o = j->options;
     struct run_options run = { .io = o->io ? o->io : "auto",
@@ -161,18 +169,19 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
                                .journal = job_nowhere(o) ? NULL : journal,
                                .nowhere = job_nowhere(o),
                                .joint = o->ranks != NULL,
+                               .filled = j->along ? &along->filled : NULL,
                                .trace = o->trace ? relay_trace : NULL,
                                .trace_begin = clock_wall(),
-                               .progress = front_progress,
-                               .user = (void *)o };
+                               .progress = along_progress,
+                               .user = along };
     size_t told;
 
     for (size_t i = 0; i < journal->finished_n; i++)
         r->resumed_bytes += j->layout.item[journal->finished[i].item].bytes;
     r->resumed = journal->finished_n;
-    if ((ranks_first(o->ranks) && !job_nowhere(o) &&
-         (write_model(j, out, e) || sidefiles_write(&j->side, out->fd, out->partial, e))) ||
-        run_pipeline(j, out, journal, &run, &r->run, e) || check_sources(&j->ckpt, e))
+    if ((ranks_first(o->ranks) && !job_nowhere(o) && write_small(j, out, e)) ||
+        (j->along && along_begin(along, p, out->partial, e)) || run_pipeline(j, out, journal, &run, &r->run, e) ||
+        check_sources(&j->ckpt, e))
         ranks_alarm(o->ranks);
     told = j->notes.n;
     if (together_end(t, j, out, &r->run, e))
@@ -198,17 +207,19 @@ static int begin_archive(struct export_job *j, struct packing *p, struct err *e)
 
 /* The files of OUT.partial, complete and not yet published. The archive takes its place first: of the two renames it is
  * the one that may be without the other. */
-static int write_archive(struct export_job *j, struct packing *p, const struct outdir *out, struct export_result *r,
-                         struct err *e)
+static int write_archive(struct export_job *j, struct packing *p, struct along *along, const struct outdir *out,
+                         struct export_result *r, struct err *e)
 {
     json_t *doc;
 
     if (!j->options->archive)
         return 0;
-    if (packing_write(p, out->partial, j->options, &j->budget, &j->arena, e) || outfile_publish(&p->file, &j->arena, e))
+    if ((j->along ? along_end(along, e) : packing_write(p, out->partial, j->options, &j->budget, &j->arena, e)) ||
+        outfile_publish(&p->file, &j->arena, e))
         return -1;
     doc = packing_document(&p->result, j->options->archive);
     json_object_set_new(doc, "wall", json_real(p->wall));
+    json_object_set_new(doc, "after", json_real(p->after));
     r->archive = doc;
     return 0;
 }
@@ -285,6 +296,7 @@ int export_by(const struct wb_options *o, struct export_way *way, char **report,
     bool begun = false, resumable;
     struct export_result r = { .wall = clock_wall() };
     struct packing packing = { .file = { .fd = -1 } };
+    struct along along = { .job = &j };
     struct together t = { .ranks = o->ranks };
     struct outdir out = { .fd = -1 };
     struct rusage before, after;
@@ -304,9 +316,10 @@ int export_by(const struct wb_options *o, struct export_way *way, char **report,
     if (together_begin(&t, &j, &out, &journal, &e))
         goto out;
     begun = true;
-    if (move_bytes(&j, &out, &journal, &t, &r, &e))
+    if (move_bytes(&j, &out, &journal, &t, &packing, &along, &r, &e))
         goto out;
-    if (ranks_first(o->ranks) && !job_nowhere(o) && (write_archive(&j, &packing, &out, &r, &e) || publish(o, &out, &e)))
+    if (ranks_first(o->ranks) && !job_nowhere(o) &&
+        (write_archive(&j, &packing, &along, &out, &r, &e) || publish(o, &out, &e)))
         goto out;
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;
@@ -317,6 +330,7 @@ int export_by(const struct wb_options *o, struct export_way *way, char **report,
         r.archive = NULL;
     }
 out:
+    along_release(&along, &e);
     json_decref(r.archive);
     outfile_discard(&packing.file);
     journal_close(&journal);

@@ -1,4 +1,5 @@
 #include "front/job.h"
+#include "archive/pack.h"
 #include "base/hash.h"
 #include "front/draft.h"
 #include "front/merge.h"
@@ -362,7 +363,7 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
 }
 
 /* Devices that are too small are left alone where the CPU will do. */
-int job_plan_rest(struct export_job *j, struct err *e)
+static int plan_alone(struct export_job *j, struct err *e)
 {
     struct err why = { 0 };
 
@@ -374,6 +375,25 @@ int job_plan_rest(struct export_job *j, struct err *e)
     }
     *e = why;
     return -1;
+}
+
+/* Half of the memory at most goes to packing meanwhile. Where that is too little for one thread, or the other half for
+ * the plan, both have all of it, one after the other; so it is where devices convert, which make two plans of a run
+ * that fails, and where several processes write, none of which sees what is there. */
+int job_plan_rest(struct export_job *j, struct err *e)
+{
+    const struct wb_options *o = j->options;
+    struct plan_budget rest = j->budget;
+    struct err ignored = { 0 };
+
+    j->along = o->archive && !o->ranks && !job_device_is_gpu(o) ? pack_memory(rest.threads, rest.memory / 2) : 0;
+    rest.memory -= j->along;
+    j->layout.awaited = j->along;
+    if (j->along && !plan_make(&j->plan, &j->ckpt, &j->layout, &rest, &j->arena, &ignored))
+        return 0;
+    j->along = 0;
+    j->layout.awaited = false;
+    return plan_alone(j, e);
 }
 
 bool job_go_on(struct export_job *j, const struct run_result *r, struct err *e)

@@ -29,6 +29,7 @@ struct export_job {
     struct job_hints hints;
     struct plan_budget budget;
     struct job_devices devices;
+    uint64_t along;       /* of the budget: for an archive that is packed meanwhile; 0: afterwards, or there is none */
     enum job_stage stage; /* reached without an error */
     struct arena arena;
     struct notes notes;

@@ -46,7 +46,7 @@ int packing_write(struct packing *p, const char *dir, const struct wb_options *o
     double begin = clock_wall();
     int ret = pack(dir, &p->file, &opt, &p->result, a, e);
 
-    p->wall = clock_wall() - begin;
+    p->wall = p->after = clock_wall() - begin;
     return ret;
 }
 

@@ -10,12 +10,13 @@ struct packing {
     struct outfile file;
     struct pack_result result;
     double wall;
+    double after; /* seconds of them after the files were complete */
 };
 
 /* Touches nothing: memory, and the place that `o->archive` names. */
 int packing_check(const struct wb_options *o, const struct plan_budget *b, bool *exists, struct arena *a,
                   struct err *e);
-/* Everything in `dir` into the file made by outfile_create. */
+/* Everything in `dir`, which is complete, into the file made by outfile_create. */
 int packing_write(struct packing *p, const char *dir, const struct wb_options *o, const struct plan_budget *b,
                   struct arena *a, struct err *e);
 /* {path, files, bytes, archive_bytes, chunks, split, threads} */

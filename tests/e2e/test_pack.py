@@ -231,6 +231,68 @@ def test_export_packs_at_once(weighbridge, exported, packed, tmp_path):
     assert tree(tmp_path) == before | {"r.json": before["r.json"]}
 
 
+# ---------------------------------------------------------------------------------------------------- while an export writes
+
+
+@pytest.fixture(scope="module")
+def large(weighbridge, tmp_path_factory):
+    """A model of several chunks, tied, in one shard; beside it, its export and the archive of that."""
+    d = tmp_path_factory.mktemp("large")
+    config = {"vocab_size": 12000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+              "head_dim": 64, "tie_word_embeddings": True}
+    checkpoints.make(d / "model", "llama", config=config)
+    weighbridge.ok("export", d / "model", d / "out", "-q")
+    weighbridge.ok("pack", d / "out", d / "out.wbz", "-q")
+    return d
+
+
+def archive_of(report):
+    return json.loads(report.read_text())["archive"]
+
+
+@pytest.mark.parametrize("options, meanwhile", [
+    (["--threads", 1], True), (["--threads", 7, "--memory", "1G", "--io", "pread"], True), (["--memory", "40M", "--io", "fault"], True),
+    (["--memory", "39M"], False)])  # no room for both: one after the other
+def test_export_packs_meanwhile(weighbridge, large, tmp_path, options, meanwhile):
+    r = weighbridge.ok("export", large / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz", "--report", tmp_path / "r.json",
+                       *options, env={"WEIGHBRIDGE_FAULT": "at_most=300000"})
+    assert tree(tmp_path / "out") == tree(large / "out") and "after the files were complete" in r.stdout
+    assert (tmp_path / "x.wbz").read_bytes() == (large / "out.wbz").read_bytes()
+    report = archive_of(tmp_path / "r.json")
+    assert 0 < report["after"] <= report["wall"] and (report["after"] < report["wall"]) == meanwhile
+    memory = json.loads((tmp_path / "r.json").read_text())["memory"]
+    assert memory["buffers"] + meanwhile * report["threads"] * (18 << 20) <= memory["budget"]
+
+
+@pytest.mark.parametrize("error", [5, 28])
+def test_resumed_with_an_archive(weighbridge, large, tmp_path, error):
+    """What an earlier run has written is packed, too; the failure of the export left no archive."""
+    args = ["export", large / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz", "-q"]
+    for op in (1500, 2500, 5000, 10000):
+        r = weighbridge(*args, "--io", "fault", "--threads", 1,
+                        env={"WEIGHBRIDGE_JOURNAL": "0.001", "WEIGHBRIDGE_FAULT": f"at_most=16384,fail={op},error={error}"})
+        assert r.status == 1 and os.strerror(error) in r.stderr and not (tmp_path / "out").exists(), r.stderr
+        assert not (tmp_path / "x.wbz").exists() and not (tmp_path / "x.wbz.partial").exists()
+        if "--resume goes on" in r.stderr:
+            break
+    weighbridge.ok(*args, "--resume", "--report", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["resumed"]["tensors"] > 0 and report["archive"]["after"] < report["archive"]["wall"]
+    assert tree(tmp_path / "out") == tree(large / "out")
+    assert (tmp_path / "x.wbz").read_bytes() == (large / "out.wbz").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "x.wbz", "r.json"}
+
+
+def test_refused_after_all_was_written(weighbridge, tmp_path):
+    """--strict knows what was lost when the last weight is written: then packing is stopped, and nothing is left."""
+    c = checkpoints.build("llama", config={"vocab_size": 12000, "hidden_size": 512})
+    name = "model.layers.1.mlp.up_proj.weight"
+    c.tensors[name] = checkpoints.tensor(np.full(c.tensors[name].shape, 1e30, np.float32), "BF16")
+    c.write(tmp_path / "model")
+    said = weighbridge.refuses("export", tmp_path / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz", "--strict")
+    assert "up_proj" in said and {p.name for p in tmp_path.iterdir()} == {"model"}
+
+
 # ---------------------------------------------------------------------------------------------------- looking
 
 
@@ -504,6 +566,46 @@ def test_no_room(weighbridge, noise, tmp_path):
     assert out == "status 1\n" and "needs 167.8 MB" in err and "free" in err
 
 
+def test_no_room_for_the_archive_of_an_export(weighbridge, large, tmp_path):
+    """Packing stops the export, long before its end; with room for both it goes on."""
+    export = f'"{weighbridge.path}" export "{large}/model" "{tmp_path}/out" --pack "$DISK/x.wbz" -q'
+    slow = "WEIGHBRIDGE_JOURNAL=0.001 WEIGHBRIDGE_FAULT=at_most=64"
+    out, err = on_small_disk(tmp_path, "1m", f'{slow} {export} --io fault', 'echo "status $?"; ls "$DISK"')
+    assert out == "status 1\n" and "x.wbz.partial: " in err and "room" in err and "--resume goes on" in err, err
+    assert {p.name for p in tmp_path.iterdir()} == {"disk", "out.partial"}
+    weighbridge.ok("export", large / "model", tmp_path / "out", "--resume", "--pack", tmp_path / "x.wbz", "--report", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["resumed"]["bytes"] > 0 and report["bytes"]["read"] > 0  # some of the tensors were never come to
+    assert tree(tmp_path / "out") == tree(large / "out")
+    assert (tmp_path / "x.wbz").read_bytes() == (large / "out.wbz").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_export_killed_while_it_packs(weighbridge, large, tmp_path, number):
+    """The older OUT and FILE stay; the next run goes on, or begins anew, and the archive is the same."""
+    file, out = tmp_path / "x.wbz", tmp_path / "out"
+    shutil.copytree(large / "out", out)
+    (out / "config.json").write_text((out / "config.json").read_text() + "\n")  # another export
+    weighbridge.ok("pack", out, file)
+    old, before = file.read_bytes(), tree(out)
+    args = ["export", large / "model", out, "--overwrite", "--pack", file, "-q"]
+
+    def undo():
+        shutil.rmtree(out)
+        out.mkdir()
+        for name, data in before.items():
+            (out / name).write_bytes(data)
+        file.write_bytes(old)
+
+    stopped(weighbridge, number, undo, tmp_path / "x.wbz.partial", *args, "--threads", 1)
+    assert file.read_bytes() == old and tree(out) == before
+    left = {p.name for p in tmp_path.iterdir()} - {"x.wbz", "out"}
+    assert left == {"x.wbz.partial", "out.partial"} if number == signal.SIGKILL else left <= {"out.partial"}
+    weighbridge.ok(*args, "--resume")
+    assert tree(out) == tree(large / "out") and file.read_bytes() == (large / "out.wbz").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"x.wbz", "out"}
+
+
 def anonymous_peak(*command):
     """-> bytes, as seen every few milliseconds"""
     run, peak = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL), 0
@@ -521,6 +623,12 @@ def test_memory_is_bounded(weighbridge_release, noise, tmp_path):
         peak = anonymous_peak(weighbridge_release.path, *args, "--memory", "40M", "--threads", 8)
         assert 8 << 20 < peak < 48 << 20
     assert (tmp_path / "out" / "noise").read_bytes() == (noise / "noise").read_bytes()
+
+
+def test_memory_is_bounded_while_an_export_packs(weighbridge_release, large, tmp_path):
+    peak = anonymous_peak(weighbridge_release.path, "export", large / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz",
+                          "--memory", "64M", "--threads", 8, "-q")
+    assert 18 << 20 < peak < 72 << 20
 
 
 def test_source_that_changes_is_noticed(weighbridge, noise, tmp_path):

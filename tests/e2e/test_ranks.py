@@ -49,6 +49,15 @@ def test_the_bytes_and_the_report_of_one_process(n, weighbridge, model, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "one", "one.json", "some", "some.json"]
 
 
+def test_an_archive(weighbridge, model, tmp_path):
+    """No rank sees what the others have written: it is packed afterwards."""
+    weighbridge.ok("export", model, tmp_path / "one", *QUICK, "--pack", tmp_path / "one.wbz")
+    weighbridge.ok("export", model, tmp_path / "some", *QUICK, "--pack", tmp_path / "some.wbz", "--report", tmp_path / "r.json",
+                   prefix=ranks(2), env=MPI)
+    archive = json.loads((tmp_path / "r.json").read_text())["archive"]
+    assert archive["after"] == archive["wall"] and (tmp_path / "some.wbz").read_bytes() == (tmp_path / "one.wbz").read_bytes()
+
+
 def test_more_ranks_than_tensors(weighbridge, tmp_path):
     """Of a tied head, embedding and matrix come from one source, which one rank reads."""
     path = checkpoints.make(tmp_path / "model", "llama", config={"num_hidden_layers": 1, "tie_word_embeddings": True}).path
