@@ -98,8 +98,9 @@ def exact_bytes(name, n, group):
     return None
 
 
-def make(path, shape, shards, sparse=False, group=0):
-    """`sparse`: weights are holes, zeros that take no room."""
+def make(path, shape, shards, sparse=False, group=0, by_name=False):
+    """`sparse`: weights are holes, zeros that take no room. `by_name`: tensors stand in the order of their names (layer 10 behind
+    layer 1), as the safetensors library writes them."""
     h, layers, ff, q, kv, d, vocab, tied = shape
     os.makedirs(path)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": h, "intermediate_size": ff,
@@ -110,7 +111,7 @@ def make(path, shape, shards, sparse=False, group=0):
         config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": group, "sym": True, "desc_act": False}
     with open(os.path.join(path, "config.json"), "w") as f:
         json.dump(config, f)
-    everything = list(stored(shape, group))
+    everything = sorted(stored(shape, group)) if by_name else list(stored(shape, group))
     size = sum(n for _, _, _, n in everything)
     parts, room = [[]], size / shards
     for name, dtype, s, n in everything:

@@ -2,15 +2,22 @@
 """Archives: weighbridge pack and unpack against `tar | zstd -T0` and back, runs interleaved.
 
   bench/pack_bench.py [--export DIR | --shape llama-1.1b --layers 5] [--runs 5] [--dir DIR] [--program PATH] [--csv FILE]
+  bench/pack_bench.py --at-once [--shape llama-1.1b --layers 12] [...]     # export --pack against export, then pack
 
 Without --export: makes a synthetic bf16 checkpoint of a named shape with normally distributed weights, exports it, and
 packs that. The files are in the page cache; every contender flushes what it wrote to disk, and what comes back is
 compared with what went in. Prints sizes, medians, ranges and the ratio pair by pair. Needs Python, tar and zstd.
+
+--at-once: one command that packs while it exports against two, one behind the other, from a checkpoint in the page cache whose
+tensors stand by name, as in real ones. `after` is what packing took when the files were complete, as the report has it; the two
+archives must be the same. The same command twice in a row says how much the machine swings.
 """
 import argparse
 import array
 import csv
 import filecmp
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -44,14 +51,20 @@ def refill(path, source):
             left -= n
 
 
+def make_model(o, model):
+    shape = list(export_bench.SHAPES[o.shape])
+    shape[1] = o.layers or shape[1]
+    shutil.rmtree(model, ignore_errors=True)
+    export_bench.make(model, shape, 1, by_name=o.at_once)
+    refill(os.path.join(model, "model.safetensors"), normal_weights())
+
+
 def make_export(o):
     shape = list(export_bench.SHAPES[o.shape])
     shape[1] = o.layers or shape[1]
     model, out = os.path.join(o.dir, f"pack-{o.shape}-{shape[1]}"), os.path.join(o.dir, f"pack-{o.shape}-{shape[1]}-export")
     if not os.path.isdir(out):
-        shutil.rmtree(model, ignore_errors=True)
-        export_bench.make(model, shape, 1)
-        refill(os.path.join(model, "model.safetensors"), normal_weights())
+        make_model(o, model)
         subprocess.run([o.program, "export", model, out, "-q"], check=True)
         shutil.rmtree(model)
     return out
@@ -72,17 +85,64 @@ def remove(path):
     shutil.rmtree(path) if os.path.isdir(path) else os.path.exists(path) and os.remove(path)
 
 
+def at_once(o):
+    """export --pack against export, then pack; and the latter against itself."""
+    model, out, wbz, report = (os.path.join(o.dir, f"at-once-{o.shape}-{o.layers}{end}") for end in ("", ".out", ".wbz", ".json"))
+    if not os.path.isdir(model):
+        make_model(o, model)
+    two = ["sh", "-c", '"$1" export "$2" "$3" -q && "$1" pack "$3" "$4" -q', "sh", o.program, model, out, wbz]
+    contenders = {"export, then pack": two, "the same again": two,
+                  "export --pack": [o.program, "export", model, out, "--pack", wbz, "--report", report, "-q"]}
+    walls, rows, after, archives = {w: [] for w in contenders}, [], [], set()
+    for i in range(o.runs + 1):
+        for who, command in contenders.items():
+            remove(out), remove(wbz)
+            with open(os.path.join(model, "model.safetensors"), "rb") as f:
+                while f.read(16 << 20):  # into the page cache
+                    pass
+            os.sync()
+            wall, cpu, peak = export_bench.run(command)
+            with open(wbz, "rb") as f:
+                archives.add(hashlib.file_digest(f, "sha256").hexdigest())
+            if i:
+                walls[who].append(wall)
+                rows.append([os.path.basename(model), who, f"{wall:.3f}", f"{cpu:.3f}", peak])
+        with open(report) as f:
+            seen = json.load(f)["archive"]
+        if i:
+            after.append(seen["after"])
+            rows[-1] += [f"{seen['wall']:.3f}", f"{seen['after']:.3f}"]
+            print(f"round {i}: packed for {seen['wall']:.2f} s, {seen['after']:.2f} s of them after the files were complete", flush=True)
+    if len(archives) != 1:
+        sys.exit("the archives differ")
+    print(f"{out}: {size_of(out) / 1e6:.1f} MB, packed into {os.path.getsize(wbz) / 1e6:.1f} MB; {o.runs} rounds")
+    for who in contenders:
+        print(export_bench.line(who, walls[who]))
+    print(export_bench.line("packing after the files", after))
+    for ours in ("export --pack", "the same again"):
+        print(export_bench.line(f"{ours} / two", [a / b for a, b in zip(walls[ours], walls["export, then pack"])], "x"))
+    if o.csv:
+        with open(o.csv, "w", newline="") as f:
+            csv.writer(f).writerows([["model", "contender", "wall_s", "cpu_s", "peak_rss", "packing_s", "after_s"], *rows])
+    remove(out), remove(wbz), remove(report)
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--export", help="a directory to pack instead of a synthetic one")
     ap.add_argument("--shape", choices=export_bench.SHAPES, default="llama-1.1b")
-    ap.add_argument("--layers", type=int, default=5)
+    ap.add_argument("--at-once", action="store_true", help="export --pack against export, then pack")
+    ap.add_argument("--layers", type=int, help="default: 5; 12 with --at-once")
     ap.add_argument("--runs", type=int, default=5)
     ap.add_argument("--dir", default="/tmp/weighbridge-bench")
     ap.add_argument("--program", default="build/release/weighbridge")
     ap.add_argument("--csv")
     o = ap.parse_args()
     os.makedirs(o.dir, exist_ok=True)
+    o.layers = o.layers or (12 if o.at_once else 5)
+    if o.at_once:
+        at_once(o)
+        return
     source = os.path.abspath(o.export or make_export(o))
     wbz, tar, out = (os.path.join(o.dir, "packed" + end) for end in (".wbz", ".tar.zst", ".out"))
     bytes_ = size_of(source)
