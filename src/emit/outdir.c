@@ -285,11 +285,35 @@ int outdir_go_on(struct outdir *o, const char *out, bool replaces, struct arena 
     return create(o, out, replaces, true, a, e);
 }
 
+/* Opened and locked; -1: it is not there, or a run that lives holds it. */
+static int open_idle(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    if (fd < 0 || (!flock(fd, LOCK_EX | LOCK_NB) && is_there(fd, path)))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* An older directory that a run before could not remove whole: it is marked since then. */
+static void remove_rest(const char *path)
+{
+    int fd = open_idle(path);
+
+    if (fd < 0)
+        return;
+    if (is_marked(fd))
+        remove_marked(fd, path);
+    close(fd);
+}
+
 /* Where the file system cannot exchange two names: two renames, and back when the second fails. */
 static int exchange_slowly(struct outdir *o, struct err *e)
 {
     if (file_create_whole(o->fd, ASIDE, o->partial, "", 0, e) || fsync(o->fd))
         return err_errno(e, errno, "%s: cannot be flushed to disk", o->partial);
+    remove_rest(o->aside);
     if (rename(o->path, o->aside))
         return err_errno(e, errno, "%s: cannot be moved aside to %s", o->path, o->aside);
     if (rename(o->partial, o->path)) {
@@ -338,17 +362,6 @@ static int flush_parent(const struct outdir *o, struct err *e)
 
     arena_release(&a);
     return ret;
-}
-
-/* Opened and locked; -1: it is not there, or a run that lives holds it. */
-static int open_idle(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-    if (fd < 0 || (!flock(fd, LOCK_EX | LOCK_NB) && is_there(fd, path)))
-        return fd;
-    close(fd);
-    return -1;
 }
 
 /* Only what can be nothing else: others may use such a name. What cannot be removed stays, marked as ours. */

@@ -458,6 +458,7 @@ def test_at_every_system_call(weighbridge_release, syscalls, model, tmp_path, wh
     weighbridge_release.ok("export", model, tmp_path / "new", *QUICK)
     old, new, out = tree(tmp_path / "old"), tree(tmp_path / "new"), tmp_path / "out"
     command = ["export", model, out, *QUICK, "--overwrite", "--resume", "--threads", 1, "--io", "pread"]
+    shutil.copytree(tmp_path / "old", out)
     total = int(weighbridge_release(*command, env=syscalls("count" + what)).stderr.split()[0])
     for n in range(1, total + 1):
         shutil.rmtree(out, ignore_errors=True)
