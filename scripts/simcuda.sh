@@ -13,10 +13,12 @@ usage() {
     exit 2
 }
 
-# nvcc of the machine, or of the private environment.
+# nvcc of the machine, of CUDA 13 or later, or of the private environment.
 find_nvcc() {
+    local release
     nvcc=$(command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null || true)
-    if [ -z "$nvcc" ]; then
+    release=$("${nvcc:-false}" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\).*/\1/p' || true)
+    if [ "${release:-0}" -lt 13 ]; then
         step "Python environment with nvcc: .cache/venv-cuda" venv cuda
         nvcc=$(echo "$CACHE"/venv-cuda/lib/python3.*/site-packages/nvidia/cu13/bin/nvcc)
     fi

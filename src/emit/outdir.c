@@ -296,14 +296,41 @@ static int open_idle(const char *path)
     return -1;
 }
 
-/* An older directory that a run before could not remove whole: it is marked since then. */
+/* What the mark says in a directory that is on its way to be removed; otherwise it is a journal, or empty. */
+static const char older[] = "older export, to be removed\n";
+
+static void mark_older(int fd)
+{
+    int mark = openat(fd, OUTDIR_MARK, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+
+    if (mark < 0)
+        return;
+    if (write(mark, older, sizeof older - 1) == (ssize_t)sizeof older - 1)
+        fsync(mark);
+    close(mark);
+}
+
+static bool is_older(int fd)
+{
+    int mark = openat(fd, OUTDIR_MARK, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    char text[sizeof older];
+    bool is = mark >= 0 && read(mark, text, sizeof text) == (ssize_t)sizeof older - 1 &&
+              !memcmp(text, older, sizeof older - 1);
+
+    if (mark >= 0)
+        close(mark);
+    return is;
+}
+
+/* An older directory that a run before could not remove whole.  Another kind of mark is that of a whole export, whose
+ * run was killed just before its end. */
 static void remove_rest(const char *path)
 {
     int fd = open_idle(path);
 
     if (fd < 0)
         return;
-    if (is_marked(fd))
+    if (is_older(fd))
         remove_marked(fd, path);
     close(fd);
 }
@@ -369,13 +396,11 @@ static void remove_older(const char *path)
 {
     int fd = open_idle(path);
     struct arena a = { 0 };
-    struct err ignored = { 0 };
 
     if (fd < 0)
         return;
     if (is_marked(fd) || is_empty(path) || is_export(path, &a)) {
-        if (!is_marked(fd))
-            file_create_whole(fd, OUTDIR_MARK, path, "", 0, &ignored);
+        mark_older(fd);
         remove_marked(fd, path);
     }
     close(fd);

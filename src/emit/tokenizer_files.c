@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#define XXH_INLINE_ALL
 
 enum {
     JSON_MOST = 64 << 20,    /* of the JSON files that are read, not copied */

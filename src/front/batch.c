@@ -149,9 +149,9 @@ static int relay_progress(void *user, const struct wb_progress *p)
 
 /* ---- looking at the jobs ---- */
 
-static struct job_hints hints_of(const struct batch_job *job, int64_t now)
+static struct job_hints hints_of(const struct task *t, int64_t now)
 {
-    return (struct job_hints){ .model_path = job->model, .now = now };
+    return (struct job_hints){ .model_path = t->job->model, .now = now, .shares_gpus = t->batch->request->at_once > 1 };
 }
 
 /* The archive that a job writes may be another's, also where OUT is ours. */
@@ -197,7 +197,7 @@ static void look_at(struct task *t)
     const json_t *record = batch_state_of(&t->batch->state, t->job);
     int64_t now = batch_record_now(record);
     struct wb_options *o = &t->job->opt;
-    struct job_hints hints = hints_of(t->job, now ? now : (int64_t)time(NULL));
+    struct job_hints hints = hints_of(t, now ? now : (int64_t)time(NULL));
     json_t *manifest = NULL;
     struct export_job j;
     struct err e = { 0 };
@@ -293,7 +293,7 @@ static void settle_failed(struct task *t, const struct wb_error *error)
 
 static void run(struct task *t)
 {
-    struct export_way way = { .hints = hints_of(t->job, (int64_t)time(NULL)), .anew = true };
+    struct export_way way = { .hints = hints_of(t, (int64_t)time(NULL)), .anew = true };
     struct wb_options o = t->job->opt;
     struct wb_error error = { 0 };
     double begin = clock_wall();
@@ -375,6 +375,11 @@ static int share_out(struct batch *b, unsigned *at_once, struct err *e)
     if (*at_once > 1 && job_device_is_gpu(b->o) && !b->o->gpu_memory)
         return err_set(e, ERR_USAGE,
                        "%u jobs at once share the memory of a GPU: give --gpu-memory, or leave --jobs out", *at_once);
+    if (*at_once > 1 && job_device_is_gpu(b->o) && b->o->gpu_feed && !strcmp(b->o->gpu_feed, "nccl"))
+        return err_set(e, ERR_USAGE,
+                       "--gpu-feed nccl is for one job at a time, as %u could wait for each other: leave it or --jobs "
+                       "out",
+                       *at_once);
     for (size_t i = 0; i < b->jobs.n; i++) {
         struct wb_options *o = &b->jobs.v[i].opt;
 

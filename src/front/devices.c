@@ -65,11 +65,21 @@ static bool leave_out(struct job_devices *d, struct arena *a, const struct err *
     return true;
 }
 
+/* Where none is left, the first that could not be opened is the reason. */
+static int none_left(const struct err *first, struct err *why, struct err *e)
+{
+    if (!first->kind || why->kind != ERR_DEVICE) {
+        *e = *why;
+        return -1;
+    }
+    return err_set(e, ERR_DEVICE, "no CUDA device: %s", first->msg);
+}
+
 /* All that can be opened.  Each one that can't is told of, unless there must be none such. */
 static int open_those_left(struct job_devices *d, const struct wb_options *o, struct notes *n, struct arena *a,
                            struct err *e)
 {
-    struct err why = { 0 };
+    struct err why = { 0 }, first = { 0 };
     char list[JOB_DEVICE_LIST];
     const char *which = job_device_list(o, list);
 
@@ -79,11 +89,11 @@ static int open_those_left(struct job_devices *d, const struct wb_options *o, st
             seen_all(d);
             return 0;
         }
-        if (why.kind != ERR_DEVICE || o->strict_device || !leave_out(d, a, &why)) {
-            *e = why;
-            return -1;
-        }
+        if (why.kind != ERR_DEVICE || o->strict_device || !leave_out(d, a, &why))
+            return none_left(&first, &why, e);
         notes_add(n, NOTE_WARNING, "%s; it is left out", why.msg);
+        if (!first.kind)
+            first = why;
         why = (struct err){ 0 };
     }
 }
@@ -101,6 +111,29 @@ void job_devices_leave(struct job_devices *d, struct plan_budget *b, struct note
                        const struct err *why)
 {
     leave(d, b, n, NOTE_WARNING, a, why);
+}
+
+bool job_devices_drop_least(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
+                            struct arena *a, const struct err *why)
+{
+    unsigned least = 0, most = 0;
+    struct err none = { 0 };
+
+    for (unsigned i = 1; i < d->gpu.n; i++) {
+        least = d->gpu.info[i].free < d->gpu.info[least].free ? i : least;
+        most = d->gpu.info[i].free > d->gpu.info[most].free ? i : most;
+    }
+    if (b->devices < 2 || o->gpu_memory || o->strict_device || least == most)
+        return false;
+    notes_add(n, NOTE_WARNING, "device %u (%s) is left out: %s", d->gpu.info[least].number, d->gpu.info[least].name,
+              why->msg);
+    d->gpu.failed = least;
+    leave_out(d, a, why);
+    gpu_close(&d->gpu);
+    if (open_those_left(d, o, n, a, &none))
+        return false;
+    budget_set(d, o, b);
+    return true;
 }
 
 int job_devices_open(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
@@ -140,6 +173,7 @@ bool job_devices_go_on(struct job_devices *d, const struct wb_options *o, const 
 {
     struct err why = *e, none = { 0 };
     unsigned failed = d->gpu.failed;
+    bool exchange = d->gpu.exchange_failed;
 
     if (!b->devices)
         return false;
@@ -149,7 +183,7 @@ bool job_devices_go_on(struct job_devices *d, const struct wb_options *o, const 
         return false;
     *e = (struct err){ 0 };
     d->gpu.failed = failed;
-    if (!leave_out(d, a, &why) && b->devices > 1 && !d->no_nccl) {
+    if (!leave_out(d, a, &why) && exchange && !d->no_nccl) {
         d->no_nccl = true; /* of several devices none in particular: what connects them */
         d->feed_nccl = false;
     } else if (failed >= GPU_MOST) {

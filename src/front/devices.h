@@ -40,6 +40,9 @@ int job_devices_open(struct job_devices *d, const struct wb_options *o, struct p
 /* The CPU instead, as `why` says. */
 void job_devices_leave(struct job_devices *d, struct plan_budget *b, struct notes *n, struct arena *a,
                        const struct err *why);
+/* The devices are too small, as `why` says: without the one that has the least, or false where that cannot help. */
+bool job_devices_drop_least(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
+                            struct arena *a, const struct err *why);
 /* After a run whose error is `e`: what its devices have done. True: a device was the reason, and another run, by a new
  * plan, may go on without it; `e` is clear then. */
 bool job_devices_go_on(struct job_devices *d, const struct wb_options *o, const struct run_result *r,

@@ -356,6 +356,7 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     if (decide_files(j, e))
         return -1;
     j->stage = JOB_FILES;
+    j->devices.no_nccl = h->shares_gpus;
     if (job_devices_open(&j->devices, o, &j->budget, &j->notes, &j->arena, e) || job_plan_rest(j, e))
         return -1;
     j->stage = JOB_PLAN;
@@ -369,6 +370,9 @@ static int plan_alone(struct export_job *j, struct err *e)
 
     if (!plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, &why))
         return 0;
+    if (why.kind == ERR_DEVICE &&
+        job_devices_drop_least(&j->devices, j->options, &j->budget, &j->notes, &j->arena, &why))
+        return plan_alone(j, e);
     if (why.kind == ERR_DEVICE && job_device_is_auto(j->options)) {
         job_devices_leave(&j->devices, &j->budget, &j->notes, &j->arena, &why);
         return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
@@ -386,7 +390,9 @@ int job_plan_rest(struct export_job *j, struct err *e)
     struct plan_budget rest = j->budget;
     struct err ignored = { 0 };
 
-    j->along = o->archive && !o->ranks && !job_device_is_gpu(o) ? pack_memory(rest.threads, rest.memory / 2) : 0;
+    bool devices = j->budget.devices || j->devices.seen_n; /* or there were, before they failed */
+
+    j->along = o->archive && !o->ranks && !devices ? pack_memory(rest.threads, rest.memory / 2) : 0;
     rest.memory -= j->along;
     j->layout.awaited = j->along;
     if (j->along && !plan_make(&j->plan, &j->ckpt, &j->layout, &rest, &j->arena, &ignored))

@@ -20,6 +20,7 @@ enum job_stage { JOB_NOTHING, JOB_CHECKPOINT, JOB_MODEL, JOB_GRAPH, JOB_FILES, J
 struct job_hints {
     const char *model_path; /* as the export has it */
     int64_t now;            /* when it was made, for templates that write the date */
+    bool shares_gpus;       /* with other exports of this process: they may not wait for each other, as NCCL would */
     bool has_hidden;        /* the states of an EAGLE base, as the export has them: */
     unsigned hidden[3];
 };

@@ -52,6 +52,7 @@ struct gpu {
     unsigned n; /* devices */
     struct gpu_info info[GPU_MOST];
     unsigned failed;              /* place of the one of the last message; GPU_MOST: none in particular */
+    bool exchange_failed;         /* it was what they exchange that failed, not one of them */
     bool joined;                  /* NCCL connects them */
     const struct gpu_calls *call; /* the plugin's; see gpu_plugin.h */
     void *self;                   /* the plugin's own */

@@ -74,6 +74,7 @@ static int find_calls(void *library, struct nccl_calls *c)
 static int failed_all(struct gpu *g)
 {
     g->failed = GPU_MOST;
+    g->exchange_failed = true;
     cuda_of(g)->failed = true;
     return -1;
 }

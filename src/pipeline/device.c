@@ -178,8 +178,10 @@ static int join(struct devices *d, struct err *e)
     if (d->gpu->n < 2 || d->gpu->joined || !d->joins)
         return 0;
     d->gpu->failed = GPU_MOST;
-    if (!gpu_join(d->gpu, &why) || (!d->passes_on && d->gpu->failed == GPU_MOST))
+    if (!gpu_join(d->gpu, &why) || (!d->passes_on && d->gpu->failed == GPU_MOST)) {
+        d->gpu->exchange_failed = false;
         return 0;
+    }
     *e = why;
     return -1;
 }

@@ -8,6 +8,7 @@ By default each golden takes a few of the ways (devices, feed, schedule), all of
 import collections
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -329,6 +330,32 @@ def test_auto(models, cpu, tmp_path):
     d = json.loads((tmp_path / "b.json").read_text())["device"]
     assert d["converts"] == "cpu" and d["why"].startswith("no CUDA device: ") and d["why"] in r.stdout
     same(tmp_path / "a", tmp_path / "b")
+
+
+def test_why_none_opens(models, cpu, tmp_path):
+    """The first reason, not that none is left."""
+    case = ["export", models["BF16"]]
+    got = run(tmp_path, case, Way(1, "direct", "lazy"), allowed=(1,), env=fails("cudaMemGetInfo:1", 2))
+    assert re.search("error: no CUDA device: device 0 .*free memory", got.stderr) and not got.out.exists()
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_device_that_is_too_small_is_left_out(models, cpu, tmp_path):
+    case = ["export", models["BF16"]]
+    got = run(tmp_path, case, Way(2, "direct", "lazy"), env={"SIMCUDA_SMALL": "200K"})
+    same(cpu(case).out, got.out)
+    assert got.device["converts"] == "cuda" and [bool(v["failed"]) for v in got.device["devices"]] == [False, True]
+    assert "device 1" in got.stderr and "left out" in got.stderr
+    got = run(tmp_path, case, Way(2, "direct", "lazy"), "--strict-device", allowed=(1,), env={"SIMCUDA_SMALL": "200K"}, name="strict")
+    assert not got.out.exists()
+
+
+def test_memory_that_cannot_be_pinned(models, cpu, tmp_path):
+    """No device will do, with or without NCCL."""
+    case = ["export", models["BF16"]]
+    got = run(tmp_path, case, Way(2, "direct", "lazy"), env=fails("cudaHostRegister:1", 2))
+    same(cpu(case).out, got.out)
+    assert got.device["converts"] == "cpu" and "without NCCL" not in got.stderr
 
 
 def counts(path):

@@ -132,6 +132,9 @@ def test_at_once_with_a_shared_budget(batch, weighbridge, tmp_path):
     assert set(batch.statuses("--jobs", 3, "--memory", "48M").values()) == {"done"}
     for i in range(6):
         assert tree(batch.path / f"out{i}") == single(weighbridge, batch, batch.jobs[i], tmp_path / "single" / f"{i}")
+    assert "share the memory of a GPU" in weighbridge.refuses("batch", batch.file, "--jobs", 3, "--device", "cuda", status=2)
+    assert "--gpu-feed nccl is for one job at a time" in weighbridge.refuses(
+        "batch", batch.file, "--jobs", 3, "--device", "cuda:all", "--gpu-memory", "300M", "--gpu-feed", "nccl", status=2)
     assert "too little for 3 jobs at once" in weighbridge.refuses("batch", batch.file, "--jobs", 3, "--memory", "47M", status=2)
 
 

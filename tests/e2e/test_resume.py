@@ -362,6 +362,21 @@ def whole_somewhere(out, old, new):
     return contents(out) in (old, new) or (not out.exists() and aside.exists() and contents(aside) == old)
 
 
+def test_a_whole_export_is_no_leftover(weighbridge_release, syscalls, model, tmp_path):
+    """Another run that was killed just before its end may have published OUT.old, which its mark does not make ours."""
+    for name in ("out", "out.old"):
+        weighbridge_release.ok("export", model, tmp_path / name, *QUICK)
+    mark = tmp_path / "out.old" / JOURNAL
+    for text in (b"", b"wbjrnl 1" + bytes(40)):
+        mark.write_bytes(text)
+        before = tree(tmp_path / "out.old"), tree(tmp_path / "out")
+        error = weighbridge_release.refuses("export", model, tmp_path / "out", *QUICK, "--overwrite", env=syscalls("no_exchange"))
+        assert "out.old" in error and (tree(tmp_path / "out.old"), tree(tmp_path / "out")) == before
+    mark.write_bytes(b"older export, to be removed\n")  # this one is
+    weighbridge_release.ok("export", model, tmp_path / "out", *QUICK, "--overwrite", env=syscalls("no_exchange"))
+    assert sorted(os.listdir(tmp_path)) == ["model", "out"]
+
+
 def test_every_io_that_fails(weighbridge, model, tmp_path):
     """Each op of the engine in turn: a clean error, nothing lost (the sanitizer sees leaks), and another run goes on."""
     other = checkpoints.make(tmp_path / "other", "llama", config={"num_hidden_layers": 1}).path

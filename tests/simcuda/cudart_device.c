@@ -46,7 +46,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     if (!e) {
         memset(p, 0, sizeof *p);
         snprintf(p->name, sizeof p->name, "Simulated device %d", device);
-        p->totalGlobalMem = settings.memory;
+        p->totalGlobalMem = memory_size(device);
         p->major = COMPUTE;
         p->multiProcessorCount = 8;
         p->warpSize = 32;
@@ -63,8 +63,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     int e = call_begin("cudaMemGetInfo", call_device());
 
-    *total = settings.memory;
-    *free_bytes = settings.memory - memory_used(call_device());
+    *total = memory_size(call_device());
+    *free_bytes = *total - memory_used(call_device());
     return call_end((cudaError_t)e);
 }
 

@@ -98,6 +98,8 @@ void memory_add(struct block *b)
 
 static size_t up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+size_t memory_size(int device) { return device == 1 ? settings.small : settings.memory; }
+
 cudaError_t memory_alloc(int device, size_t bytes, void **at)
 {
     struct range_of *r = &ranges[device];
@@ -108,7 +110,7 @@ cudaError_t memory_alloc(int device, size_t bytes, void **at)
     *at = NULL;
     if (!bytes)
         return cudaSuccess;
-    if (bytes > settings.memory || up(bytes, UNIT) > settings.memory - r->used)
+    if (bytes > memory_size(device) || up(bytes, UNIT) > memory_size(device) - r->used)
         return cudaErrorMemoryAllocation;
     if (mapped + PAGE > SPAN - r->taken ||
         mmap(alias, mapped, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED) {

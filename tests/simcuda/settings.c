@@ -97,6 +97,7 @@ void settings_read(void)
 {
     settings.devices = (int)number("SIMCUDA_DEVICES", 2, SIM_DEVICES);
     settings.memory = number("SIMCUDA_MEMORY", settings.memory, (uint64_t)16 << 30);
+    settings.small = number("SIMCUDA_SMALL", settings.memory, settings.memory);
     settings.slow = getenv("SIMCUDA_SLOW") ? (int)number("SIMCUDA_SLOW", 0, SIM_DEVICES - 1) : -1;
     settings.deadlock_ms = (int)number("SIMCUDA_DEADLOCK_MS", 1500, 1000000);
     read_schedule();

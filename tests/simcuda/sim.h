@@ -15,6 +15,7 @@
  * Also in the environment:
  *   SIMCUDA_DEVICES=N         2; at most SIM_DEVICES
  *   SIMCUDA_MEMORY=BYTES      of each device, 256 MiB; with K, M or G
+ *   SIMCUDA_SMALL=BYTES       of device 1, where it has less than the others
  *   SIMCUDA_SLOW=N            under random, device N runs one operation in 16
  *   SIMCUDA_FAIL=LIST         what fails, NAME[@DEVICE]:N=CODE with commas between: the N-th call of the function NAME
  * returns CODE; for NAME exec:copy, exec:set, exec:kernel, exec:comm, exec:product the N-th such operation breaks its

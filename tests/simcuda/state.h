@@ -49,7 +49,7 @@ struct sim_op {
 /* ---- settings.c ---- */
 extern struct settings {
     int devices, slow /* -1: none */, deadlock_ms;
-    size_t memory;
+    size_t memory, small; /* of each device; of device 1 */
     enum { LAZY, EAGER, RANDOM } schedule;
     uint64_t seed;
 } settings;
@@ -71,6 +71,7 @@ bool memory_has(const struct block *b, const struct sim_range *r);
 void memory_add(struct block *b);
 cudaError_t memory_alloc(int device, size_t bytes, void **at);
 cudaError_t memory_free(void *at);
+size_t memory_size(int device); /* all that it has */
 size_t memory_used(int device);
 void memory_leaks(void);
 int memory_fault(const void *at, char *text, size_t size); /* what to say of a fault there: its length; 0: nothing */
