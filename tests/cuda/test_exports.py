@@ -342,11 +342,11 @@ def test_why_none_opens(models, cpu, tmp_path):
 
 def test_a_device_that_is_too_small_is_left_out(models, cpu, tmp_path):
     case = ["export", models["BF16"]]
-    got = run(tmp_path, case, Way(2, "direct", "lazy"), env={"SIMCUDA_SMALL": "200K"})
+    got = run(tmp_path, case, Way(2, "direct", "lazy"), env={"SIMCUDA_SMALL": "24K"})
     same(cpu(case).out, got.out)
     assert got.device["converts"] == "cuda" and [bool(v["failed"]) for v in got.device["devices"]] == [False, True]
     assert "device 1" in got.stderr and "left out" in got.stderr
-    got = run(tmp_path, case, Way(2, "direct", "lazy"), "--strict-device", allowed=(1,), env={"SIMCUDA_SMALL": "200K"}, name="strict")
+    got = run(tmp_path, case, Way(2, "direct", "lazy"), "--strict-device", allowed=(1,), env={"SIMCUDA_SMALL": "24K"}, name="strict")
     assert not got.out.exists()
 
 
