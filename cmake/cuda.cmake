@@ -3,7 +3,7 @@
 # WEIGHBRIDGE_NVCC_FOUND and, where it is set, the targets cuda_kernels and weighbridge_cuda.
 set(WEIGHBRIDGE_CUDA AUTO CACHE STRING "Build the CUDA kernels and the plugin: ON, OFF, or AUTO (where nvcc is found)")
 set(WEIGHBRIDGE_NVCC "" CACHE FILEPATH "nvcc to use; empty: the one on PATH, in CUDA_HOME or in /usr/local/cuda")
-set(CUDA_ARCHITECTURES 80 87 90 100 110 120)
+set(WEIGHBRIDGE_CUDA_ARCHITECTURES 80 87 90 100 110 120 CACHE STRING "What the kernels are compiled for, besides PTX")
 set(CUDA_TESTED 80 90) # as PTX
 
 set(WEIGHBRIDGE_NVCC_FOUND "")
@@ -36,7 +36,7 @@ endif()
 if(WEIGHBRIDGE_NVCC_FOUND)
   set(CUDA_DIR ${CMAKE_CURRENT_BINARY_DIR}/cuda)
   file(MAKE_DIRECTORY ${CUDA_DIR})
-  foreach(arch ${CUDA_ARCHITECTURES})
+  foreach(arch ${WEIGHBRIDGE_CUDA_ARCHITECTURES})
     list(APPEND CUDA_TARGETS -gencode arch=compute_${arch},code=sm_${arch})
   endforeach()
   list(APPEND CUDA_TARGETS -gencode arch=compute_80,code=compute_80) # for those that are not on the list

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds with AddressSanitizer and UndefinedBehaviorSanitizer and runs all tests: units by ctest, then end to end by pytest.
-# A release build is made too, for the tests where speed matters.  Without arguments also CUDA without a GPU, where its
-# emulator runs (x86-64): scripts/test-cuda.sh.  Sets itself up: packages, Python environments.
+# A release build is made too, for the tests where speed matters.  Without arguments also exports by simulated GPUs, where
+# their emulator runs (x86-64): a part of scripts/test-cuda.sh.  Sets itself up: packages, Python environments.
 #
 #     scripts/test.sh [ARGUMENTS FOR PYTEST]
 #
@@ -10,7 +10,7 @@
 cd "$ROOT"
 
 build() {
-    cmake --preset "$1"
+    cmake --preset "$1" -DWEIGHBRIDGE_CUDA=OFF # scripts/test-cuda.sh makes a build with the plugin
     cmake --build --preset "$1"
 }
 
@@ -30,6 +30,6 @@ done
 WEIGHBRIDGE=build/asan/weighbridge WEIGHBRIDGE_RELEASE=build/release/weighbridge \
     .cache/venv-test/bin/python -m pytest -n "$(nproc)" --dist worksteal tests/e2e "$@" || failed=1
 if [ $# -eq 0 ] && [ "$(uname -m)" = x86_64 ]; then
-    scripts/test-cuda.sh || failed=1
+    scripts/test-cuda.sh --exports || failed=1
 fi
 exit $failed
