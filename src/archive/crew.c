@@ -118,7 +118,7 @@ static int start(struct crew *c, struct worker *w, unsigned *started, struct err
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_mutex_lock(&c->lock);
     c->running -= c->job->threads - *started;
-    c->cancelled = code;
+    c->cancelled |= code != 0; /* a thread that runs may have said so before */
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     return code ? err_errno(e, code, "no thread number %u could be started: use fewer --threads", *started + 1) : 0;
