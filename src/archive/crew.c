@@ -1,8 +1,7 @@
 #include "archive/crew.h"
 #include "base/clock.h"
+#include "base/thread.h"
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 enum { PROGRESS_NS = 200000000 };
@@ -104,18 +103,13 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* Signals are for the caller's threads: ours begin with all of them blocked. */
 static int start(struct crew *c, struct worker *w, unsigned *started, struct err *e)
 {
-    sigset_t all, before;
     int code = 0;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     c->running = c->job->threads;
-    while (*started < c->job->threads && !(code = pthread_create(&w[*started].thread, NULL, worker_main, &w[*started])))
+    while (*started < c->job->threads && !(code = thread_start(&w[*started].thread, worker_main, &w[*started])))
         ++*started;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_mutex_lock(&c->lock);
     c->running -= c->job->threads - *started;
     c->cancelled |= code != 0; /* a thread that runs may have said so before */
@@ -167,14 +161,9 @@ static void watch(struct crew *c)
 
 static void locks_init(struct crew *c)
 {
-    pthread_condattr_t attr;
-
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->changed, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&c->left, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init_timed(&c->left);
 }
 
 static int desks_make(struct crew *c, struct worker *w, struct err *e)

@@ -1,8 +1,8 @@
 #include "front/along.h"
 #include "base/clock.h"
+#include "base/thread.h"
 #include "front/front.h"
 #include <errno.h>
-#include <signal.h>
 
 enum { PROGRESS_NS = 200000000 };
 
@@ -75,13 +75,8 @@ static void *packing_main(void *arg)
 
 static void locks_init(struct along *a)
 {
-    pthread_condattr_t attr;
-
     pthread_mutex_init(&a->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&a->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init_timed(&a->changed);
 }
 
 static void let_go(struct along *a)
@@ -92,16 +87,10 @@ static void let_go(struct along *a)
     arena_release(&a->arena);
 }
 
-/* Signals are for the caller's threads. */
 static int start(struct along *a, struct err *e)
 {
-    sigset_t all, before;
-    int code;
+    int code = thread_start(&a->thread, packing_main, a);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    code = pthread_create(&a->thread, NULL, packing_main, a);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return code ? err_errno(e, code, "no thread for packing could be started: use fewer --threads") : 0;
 }
 

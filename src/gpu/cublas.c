@@ -12,20 +12,14 @@ struct blas {
 
 static int find_calls(void *library, struct cublas_calls *c)
 {
-    struct {
-        const char *name;
-        void *at;
-    } wanted[] = { { "cublasCreate_v2", &c->create },
-                   { "cublasDestroy_v2", &c->destroy },
-                   { "cublasSetStream_v2", &c->set_stream },
-                   { "cublasSetMathMode", &c->set_math },
-                   { "cublasGemmEx", &c->gemm },
-                   { "cublasGetStatusString", &c->status_text } };
+    const struct library_call wanted[] = { { "cublasCreate_v2", &c->create },
+                                           { "cublasDestroy_v2", &c->destroy },
+                                           { "cublasSetStream_v2", &c->set_stream },
+                                           { "cublasSetMathMode", &c->set_math },
+                                           { "cublasGemmEx", &c->gemm },
+                                           { "cublasGetStatusString", &c->status_text } };
 
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!(*(void **)wanted[i].at = dlsym(library, wanted[i].name)))
-            return -1;
-    return 0;
+    return cuda_find(library, wanted, sizeof wanted / sizeof *wanted);
 }
 
 static int load(struct gpu *g, unsigned device, struct err *e)

@@ -1,5 +1,6 @@
 /* cuda.c - libweighbridge_cuda.so: gpu.h over CUDA's runtime. */
 #include "gpu/cuda.h"
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +82,14 @@ int cuda_use(struct gpu *g, unsigned device, struct err *e)
     r = cudaSetDevice(number);
     current = r ? -1 : number;
     return r ? cuda_failed(g, device, r, e, "cannot be used") : 0;
+}
+
+int cuda_find(void *library, const struct library_call *wanted, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(*(void **)wanted[i].at = dlsym(library, wanted[i].name)))
+            return -1;
+    return 0;
 }
 
 /* ---- lists of what is held ---- */

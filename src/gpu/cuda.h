@@ -50,6 +50,13 @@ int cuda_failed(struct gpu *g, unsigned device, cudaError_t r, struct err *e, co
 int cuda_failed_as(struct gpu *g, unsigned device, const char *why, struct err *e, const char *what, ...)
     __attribute__((format(printf, 5, 6)));
 
+struct library_call {
+    const char *name;
+    void *at; /* of a pointer to a function, that is set */
+};
+/* The calls of a library that was opened; -1: it lacks one, and dlerror says which. */
+int cuda_find(void *library, const struct library_call *wanted, size_t n);
+
 int cuda_alloc(struct gpu *g, unsigned device, size_t bytes, void **at, struct err *e);
 int cuda_free(struct gpu *g, unsigned device, void *at, struct err *e);
 int cuda_copy_on(struct gpu *g, unsigned device, enum gpu_stream s, void *dst, const void *src, size_t bytes,

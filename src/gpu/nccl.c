@@ -5,13 +5,12 @@
  * tells whether some are still under way, and while they are, whoever waits looks here for errors and at the clock. */
 #include <dlfcn.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include "base/clock.h"
 #include "base/str.h"
+#include "base/thread.h"
 #include "gpu/cuda.h"
 #include "gpu/nccl_abi.h"
 
@@ -49,25 +48,19 @@ static void add_rank(struct str *s, struct gpu *g, unsigned rank)
 
 static int find_calls(void *library, struct nccl_calls *c)
 {
-    struct {
-        const char *name;
-        void *at;
-    } wanted[] = { { "ncclCommInitAll", &c->init_all },
-                   { "ncclCommDestroy", &c->destroy },
-                   { "ncclCommAbort", &c->abort },
-                   { "ncclCommGetAsyncError", &c->async_error },
-                   { "ncclGroupStart", &c->group_start },
-                   { "ncclGroupEnd", &c->group_end },
-                   { "ncclSend", &c->send },
-                   { "ncclRecv", &c->recv },
-                   { "ncclBroadcast", &c->broadcast },
-                   { "ncclAllReduce", &c->all_reduce },
-                   { "ncclGetErrorString", &c->error_text } };
+    const struct library_call wanted[] = { { "ncclCommInitAll", &c->init_all },
+                                           { "ncclCommDestroy", &c->destroy },
+                                           { "ncclCommAbort", &c->abort },
+                                           { "ncclCommGetAsyncError", &c->async_error },
+                                           { "ncclGroupStart", &c->group_start },
+                                           { "ncclGroupEnd", &c->group_end },
+                                           { "ncclSend", &c->send },
+                                           { "ncclRecv", &c->recv },
+                                           { "ncclBroadcast", &c->broadcast },
+                                           { "ncclAllReduce", &c->all_reduce },
+                                           { "ncclGetErrorString", &c->error_text } };
 
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!(*(void **)wanted[i].at = dlsym(library, wanted[i].name)))
-            return -1;
-    return 0;
+    return cuda_find(library, wanted, sizeof wanted / sizeof *wanted);
 }
 
 /* No device in particular is at fault. */
@@ -285,14 +278,10 @@ static void *join_thread(void *arg)
 static struct joining *joining_make(struct gpu *g)
 {
     struct joining *j = calloc(1, sizeof *j);
-    pthread_condattr_t a;
 
     if (!j)
         return NULL;
-    pthread_condattr_init(&a);
-    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
-    pthread_cond_init(&j->ended, &a);
-    pthread_condattr_destroy(&a);
+    cond_init_timed(&j->ended);
     pthread_mutex_init(&j->lock, NULL);
     j->users = 1;
     j->init_all = nccl_of(g)->call.init_all;
@@ -305,15 +294,8 @@ static struct joining *joining_make(struct gpu *g)
 /* With the lock held. */
 static void wait_for(struct joining *j, double seconds)
 {
-    struct timespec until;
+    struct timespec until = clock_in((int64_t)(seconds * 1e9));
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)seconds;
-    until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
     while (!j->done && pthread_cond_timedwait(&j->ended, &j->lock, &until) != ETIMEDOUT)
         ;
 }
@@ -342,7 +324,7 @@ static int connect_all(struct gpu *g, struct err *e)
     if (!j)
         return err_set(e, ERR_NOMEM, "no memory for NCCL");
     pthread_mutex_lock(&j->lock);
-    if (pthread_create(&t, NULL, join_thread, j)) {
+    if (thread_start(&t, join_thread, j)) {
         leave(j);
         return err_set(e, ERR_NOMEM, "no thread for NCCL");
     }

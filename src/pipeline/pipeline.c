@@ -1,11 +1,11 @@
 #include "pipeline/pipeline.h"
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/thread.h"
 #include "io/file.h"
 #include "pipeline/device.h"
 #include "pipeline/journal.h"
@@ -33,14 +33,9 @@ const char *run_tile_tensor(const struct run *r, uint64_t tile)
 
 static void locks_init(struct run *r)
 {
-    pthread_condattr_t attr;
-
     pthread_mutex_init(&r->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&r->left, &attr);
-    pthread_cond_init(&r->wrote, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init_timed(&r->left);
+    cond_init_timed(&r->wrote);
 }
 
 static void locks_release(struct run *r)
@@ -57,30 +52,24 @@ static unsigned threads_n(const struct run *r, const struct run_options *o)
     return workers_of(o) + 2 + (r->journal != NULL);
 }
 
-/* Signals are for the caller's threads: ours begin with all of them blocked, but the one that io/map.h answers. */
 static int threads_start(struct run *r, pthread_t *thread, unsigned *started, unsigned n, struct err *e)
 {
     void *(*const worker)(void *) = r->devices ? device_main : worker_main;
     void *(*const first[])(void *) = { reader_main, writer_main, r->journal ? recorder_main : worker };
-    sigset_t all, before;
     int ret = 0;
 
-    sigfillset(&all);
-    sigdelset(&all, SIGBUS);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (*started = 0; !ret && *started < n;) {
         void *(*role)(void *) = *started < 3 ? first[*started] : worker;
 
         pthread_mutex_lock(&r->lock);
         r->running++;
         pthread_mutex_unlock(&r->lock);
-        ret = pthread_create(&thread[*started], NULL, role, r);
+        ret = thread_start(&thread[*started], role, r);
         if (ret)
             run_leave(r);
         else
             ++*started;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return ret ? err_errno(e, ret, "no thread number %u could be started: use fewer --threads", *started + 1) : 0;
 }
 
@@ -243,7 +232,7 @@ out:
     if (run.guarded)
         io_unguard();
     devices_close(run.devices, ret);
-    if (ret && o->gpu)
+    if (ret && o->gpu) /* so that nothing moves from or to the ring's memory any more */
         gpu_close(o->gpu);
     ring_release(&run.ring);
     trace_end(&run.trace, o->followed && ret && e->kind == ERR_DEVICE);
