@@ -172,17 +172,15 @@ bool job_devices_go_on(struct job_devices *d, const struct wb_options *o, const 
                        struct plan_budget *b, struct notes *n, struct arena *a, struct err *e)
 {
     struct err why = *e, none = { 0 };
-    unsigned failed = d->gpu.failed;
+    unsigned failed = d->gpu.failed; /* pipeline_run has closed them */
     bool exchange = d->gpu.exchange_failed;
 
     if (!b->devices)
         return false;
     job_devices_count(d, r);
-    gpu_close(&d->gpu);
     if (e->kind != ERR_DEVICE || o->strict_device)
         return false;
     *e = (struct err){ 0 };
-    d->gpu.failed = failed;
     if (!leave_out(d, a, &why) && exchange && !d->no_nccl) {
         d->no_nccl = true; /* of several devices none in particular: what connects them */
         d->feed_nccl = false;

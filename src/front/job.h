@@ -16,7 +16,7 @@
 
 enum job_stage { JOB_NOTHING, JOB_CHECKPOINT, JOB_MODEL, JOB_GRAPH, JOB_FILES, JOB_PLAN };
 
-/* What verify knows of the export that it repeats; a zeroed struct otherwise. */
+/* What verify knows of the export that it repeats, and batch of the others; a zeroed struct otherwise. */
 struct job_hints {
     const char *model_path; /* as the export has it */
     int64_t now;            /* when it was made, for templates that write the date */

@@ -89,8 +89,6 @@ struct devices {
     unsigned turns; /* that have begun and not ended, on all devices */
 };
 
-static size_t aligned(size_t n) { return (n + PLAN_DEVICE_ALIGN - 1) / PLAN_DEVICE_ALIGN * PLAN_DEVICE_ALIGN; }
-
 static unsigned turns_of(const struct devices *d) { return d->plan->lanes + DRAINS; }
 
 /* ---- memory ---- */
@@ -249,14 +247,12 @@ void devices_close(struct devices *d, bool failed)
 
     if (!d)
         return;
-    if (failed)
-        gpu_close(d->gpu);
     for (unsigned i = 0; !failed && i < d->gpu->n; i++)
         device_free(d, i, &ignored);
-    if (!failed)
+    if (!failed) {
         device_merges_free(&d->merges, &ignored);
-    if (!failed)
         gpu_unpin(d->gpu, d->run->ring.memory, &ignored);
+    }
     for (unsigned i = 0; i < d->plan->devices; i++)
         free(d->device[i].turn);
 }
@@ -306,12 +302,12 @@ static size_t scratch_bytes(const struct devices *d, const struct job_plan *j)
 {
     if (j->merge && d->plan->factor_bytes)
         return plan_merge_room(j->rows, j->cols, j->merge->rank);
-    return j->parts ? aligned(j->parts->pack.in * sizeof(uint32_t)) : 0;
+    return j->parts ? plan_device_aligned(j->parts->pack.in * sizeof(uint32_t)) : 0;
 }
 
 static size_t result_bytes(const struct devices *d, const struct job_plan *j)
 {
-    return to_panel(d, j) ? 0 : aligned((size_t)d->plan->slab[j->slab].payload);
+    return to_panel(d, j) ? 0 : plan_device_aligned((size_t)d->plan->slab[j->slab].payload);
 }
 
 static int launch(struct devices *d, unsigned device, const struct launch *l, size_t n, struct err *e)
@@ -417,7 +413,7 @@ static size_t scratch_of(const struct devices *d, const struct tile_plan *tile)
 static bool fits(const struct devices *d, const struct turn *t, const struct tile_plan *tile)
 {
     return t->tiles_n < BATCH && t->jobs_n + tile->jobs <= JOBS &&
-           t->tiles_used + aligned(tile->bytes) <= d->plan->lane_tiles &&
+           t->tiles_used + plan_device_aligned(tile->bytes) <= d->plan->lane_tiles &&
            t->results_used + results_of(d, tile) <= d->plan->lane_results &&
            t->scratch_used + scratch_of(d, tile) <= d->plan->lane_scratch;
 }
@@ -550,7 +546,7 @@ static int tile_add(struct devices *d, struct turn *t, struct tile_slot *s, stru
     if (t->jobs_n == before)
         return 0; /* all by the host */
     result->bytes += tile->bytes;
-    t->tiles_used += aligned(tile->bytes);
+    t->tiles_used += plan_device_aligned(tile->bytes);
     return tile_in(d, t, s, to, e);
 }
 

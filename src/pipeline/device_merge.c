@@ -10,8 +10,6 @@ struct loader {
     struct gpu_event *done[GPU_MOST];
 };
 
-static size_t aligned(size_t n) { return (n + PLAN_DEVICE_ALIGN - 1) / PLAN_DEVICE_ALIGN * PLAN_DEVICE_ALIGN; }
-
 /* All that was asked for has come. */
 static int settle(struct loader *l, unsigned device, struct err *e)
 {
@@ -75,8 +73,8 @@ static int load_item(struct loader *l, size_t item, size_t *end, struct err *e)
     if (!plain.merge)
         return 0;
     *p = (struct merge_place){ .a = *end, .any = true };
-    p->b = p->a + aligned((size_t)plain.merge->a->bytes);
-    p->order = p->b + aligned((size_t)plain.merge->b->bytes);
+    p->b = p->a + plan_device_aligned((size_t)plain.merge->a->bytes);
+    p->order = p->b + plan_device_aligned((size_t)plain.merge->b->bytes);
     *end += (size_t)plan_factors(&plain);
     return load_factor(l, plain.merge->a, p->a, e) || load_factor(l, plain.merge->b, p->b, e) ||
                    (plain.gather && load_order(l, plain.gather, plain.rows, p->order, e))

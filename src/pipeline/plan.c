@@ -299,19 +299,17 @@ static uint64_t fixed_device(const struct plan *p, const struct demand *d)
            round_up(d->items * sizeof(struct counters), LAYOUT_ALIGN);
 }
 
-static uint64_t device_aligned(uint64_t n) { return round_up(n, PLAN_DEVICE_ALIGN); }
-
 uint64_t plan_factors(const struct recipe_plain *p)
 {
-    return device_aligned(p->merge->a->bytes) + device_aligned(p->merge->b->bytes) +
-           (p->gather ? device_aligned(p->rows * sizeof *p->gather) : 0);
+    return plan_device_aligned(p->merge->a->bytes) + plan_device_aligned(p->merge->b->bytes) +
+           (p->gather ? plan_device_aligned(p->rows * sizeof *p->gather) : 0);
 }
 
 size_t plan_merge_room(uint64_t rows, uint64_t cols, uint64_t rank)
 {
     struct job j = { .rows = (size_t)rows, .cols = (size_t)cols };
 
-    return (size_t)device_aligned(launch_merge_room(&j, (size_t)rank));
+    return (size_t)plan_device_aligned(launch_merge_room(&j, (size_t)rank));
 }
 
 /* What the largest tile of a group needs for a merge. */

@@ -95,6 +95,11 @@ struct plan_budget {
  * own, on the host. */
 enum { PLAN_NOTES = 4096, PLAN_DEVICE_ALIGN = 256 /* of what stands in the memory of devices */ };
 
+static inline uint64_t plan_device_aligned(uint64_t n)
+{
+    return (n + PLAN_DEVICE_ALIGN - 1) / PLAN_DEVICE_ALIGN * PLAN_DEVICE_ALIGN;
+}
+
 struct plan {
     const struct checkpoint *ckpt;
     const struct layout *layout;
