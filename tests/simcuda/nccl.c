@@ -536,39 +536,26 @@ ncclResult_t ncclCommInitAll(ncclComm_t *out, int n, const int *devices)
     return r;
 }
 
-static void leave(struct ncclComm *c)
+static ncclResult_t leave(ncclComm_t handle, const char *call, bool done)
 {
-    c->live = false;
-    sim_live("communicators were not destroyed", -1);
-}
+    ncclResult_t r = (ncclResult_t)sim_begin(call, -1);
+    struct ncclComm *c = comm_of(handle, call);
 
-ncclResult_t ncclCommDestroy(ncclComm_t handle)
-{
-    ncclResult_t r = (ncclResult_t)sim_begin("ncclCommDestroy", -1);
-    struct ncclComm *c = comm_of(handle, "ncclCommDestroy");
-
-    if (c && c->exchange && !sim_broken(c->device))
+    if (c && done && c->exchange && !sim_broken(c->device))
         sim_report("NCCL: rank %d is destroyed before its exchanges are done", c->rank);
-    if (c)
-        leave(c);
-    else
+    if (c) {
+        c->live = false;
+        sim_live("communicators were not destroyed", -1);
+    } else {
         r = ncclInvalidArgument;
+    }
     sim_end();
     return r;
 }
 
-ncclResult_t ncclCommAbort(ncclComm_t handle)
-{
-    ncclResult_t r = (ncclResult_t)sim_begin("ncclCommAbort", -1);
-    struct ncclComm *c = comm_of(handle, "ncclCommAbort");
+ncclResult_t ncclCommDestroy(ncclComm_t handle) { return leave(handle, "ncclCommDestroy", true); }
 
-    if (c)
-        leave(c);
-    else
-        r = ncclInvalidArgument;
-    sim_end();
-    return r;
-}
+ncclResult_t ncclCommAbort(ncclComm_t handle) { return leave(handle, "ncclCommAbort", false); }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t *error)
 {
