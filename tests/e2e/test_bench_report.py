@@ -1,5 +1,6 @@
-"""bench/report.py: one HTML file, from the report and the trace of an export."""
+"""bench/report.py: one HTML file, from the report and the trace of an export.  And that every script can be run."""
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -62,3 +63,10 @@ def test_what_is_no_report_is_said(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"model": "x"}))
     r = draw(tmp_path / "plan.json", "-o", tmp_path / "out.html")
     assert r.returncode == 1 and "plan.json: has no \"series\"" in r.stderr and not (tmp_path / "out.html").exists()
+
+
+def test_scripts_can_be_run():
+    scripts = [path for folder in ("bench", "scripts", "tests", ".ci") for path in (ROOT / folder).rglob("*")
+               if path.is_file() and "golden" not in path.parts and path.read_bytes()[:2] == b"#!"]
+    assert len(scripts) > 15
+    assert not [str(path) for path in scripts if not os.access(path, os.X_OK)]
