@@ -16,15 +16,18 @@ static inline void cond_init_timed(pthread_cond_t *c)
     pthread_condattr_destroy(&attr);
 }
 
-/* Signals are for the caller's threads: ours begin with all of them blocked, but the one that io/map.h answers.
- * Returns an errno value, or 0. */
+/* Signals are for the caller's threads: ours begin with all of them blocked, but those by which a thread is told what
+ * it has done itself: io/map.h answers one of them, debuggers and sanitizers others, and blocked they would end the
+ * process without a word. Returns an errno value, or 0. */
 static inline int thread_start(pthread_t *t, void *(*role)(void *), void *arg)
 {
+    static const int own[] = { SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT };
     sigset_t all, before;
     int code;
 
     sigfillset(&all);
-    sigdelset(&all, SIGBUS);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&all, own[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     code = pthread_create(t, NULL, role, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

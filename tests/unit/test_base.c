@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/notes.h"
 #include "base/str.h"
+#include "base/thread.h"
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 #define E_ACUTE       "\xc3\xa9"         /* 2 bytes */
@@ -399,6 +400,34 @@ static void dtypes(void **state)
     assert_int_equal(dtype_onnx(DT_UNKNOWN), 0);
 }
 
+static void *own_mask(void *mask)
+{
+    pthread_sigmask(SIG_BLOCK, NULL, mask);
+    return NULL;
+}
+
+/* The caller's threads are interrupted; a thread of ours is told what it has done itself, as by a sanitizer's handler.
+ */
+static void signals_of_threads(void **state)
+{
+    static const int callers[] = { SIGINT, SIGTERM, SIGHUP, SIGALRM, SIGCHLD, SIGUSR1, SIGWINCH };
+    static const int own[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT };
+    sigset_t before, after, mask;
+    pthread_t t;
+
+    (void)state;
+    pthread_sigmask(SIG_BLOCK, NULL, &before);
+    assert_int_equal(thread_start(&t, own_mask, &mask), 0);
+    pthread_join(t, NULL);
+    pthread_sigmask(SIG_BLOCK, NULL, &after);
+    for (size_t i = 0; i < sizeof callers / sizeof *callers; i++) {
+        assert_true(sigismember(&mask, callers[i]));
+        assert_int_equal(sigismember(&after, callers[i]), sigismember(&before, callers[i]));
+    }
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        assert_false(sigismember(&mask, own[i]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +446,7 @@ int main(void)
         cmocka_unit_test(strict_refuses_only_what_says_so),
         cmocka_unit_test(at_most_so_many_lines),
         cmocka_unit_test(dtypes),
+        cmocka_unit_test(signals_of_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
