@@ -14,6 +14,7 @@
 #include "base/str.h"
 #include "emit/chat_template.h"
 #include "emit/helper.h"
+#include "kernel.h"
 
 struct outcome {
     int ret;
@@ -241,10 +242,17 @@ static void check_refusal(const char *template, const struct outcome *o, const c
 
 static void refuses_bad_templates(void **state)
 {
+    bool limited = kernel_limits_memory();
+
     (void)state;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        struct outcome o = process(refused[i].template, "{}", false);
+        struct outcome o;
 
+        if (!strcmp(refused[i].message, "too much memory") && !limited) {
+            print_message("no limits on memory in this kernel: not tried\n");
+            continue;
+        }
+        o = process(refused[i].template, "{}", false);
         check_refusal(refused[i].template, &o, refused[i].message);
         release(&o);
     }

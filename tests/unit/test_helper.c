@@ -23,6 +23,7 @@
 #include "base/json.h"
 #include "emit/confine.h"
 #include "emit/helper.h"
+#include "kernel.h"
 
 static char scratch[] = "/tmp/weighbridge-helper-XXXXXX";
 
@@ -139,6 +140,11 @@ static void fences(void **state)
 
     (void)state;
     assert_true(leak >= 0);
+    if (!kernel_has_filters()) { /* some of the attempts would succeed */
+        json_decref(request);
+        close(leak);
+        skip();
+    }
     signal(SIGUSR1, SIG_IGN);
     sigemptyset(&set);
     sigaddset(&set, SIGUSR2);
@@ -248,6 +254,10 @@ static void scripts_end(void **state)
         double begin = clock_wall();
         int ret;
 
+        if (h.memory && !kernel_limits_memory()) {
+            print_message("no limits on memory in this kernel: not tried\n");
+            continue;
+        }
         h.script = ends[i].script;
         h.name = "the test helper";
         ret = helper_run(&h, request, big, &answer, &e);
