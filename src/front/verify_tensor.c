@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 32 << 20 }; /* bytes of a buffer; there are three */
+enum { PIECE = 32 << 20, BLOCK = PIECE / 4 }; /* bytes, elements of a buffer; there are three */
 
 struct compare { /* of one tensor */
     const struct tensor *source;
@@ -113,7 +113,7 @@ static int read_rows(struct compare *c, uint64_t first, uint64_t n)
 
 static int compare_cast(struct compare *c)
 {
-    uint64_t all = c->rows * c->cols, step = PIECE / 4;
+    uint64_t all = c->rows * c->cols, step = BLOCK;
     int ret = 0;
 
     for (uint64_t at = 0; !ret && at < all; at += step) {
@@ -195,8 +195,8 @@ static int compare_block(struct compare *c, uint64_t r0, uint64_t rows, uint64_t
 
 static int compare_transpose(struct compare *c)
 {
-    uint64_t cols = c->cols < PIECE / 4 ? c->cols : PIECE / 4; /* a row longer than a buffer is cut */
-    uint64_t rows = cols == c->cols ? PIECE / 4 / cols : 1;
+    uint64_t cols = c->cols < BLOCK ? c->cols : BLOCK; /* a row longer than a buffer is cut */
+    uint64_t rows = cols == c->cols ? BLOCK / cols : 1;
     int ret = 0;
 
     for (uint64_t r = 0; !ret && r < c->rows; r += rows)
@@ -240,14 +240,16 @@ int verify_tensor(struct differences *d, const struct checkpoint *ckpt, const st
     struct compare c = {
         .source = source, .p = p, .d = d, .e = e, .source_name = file->name, .source_fd = -1, .m.fd = -1
     };
+    uint64_t block;
     int ret = -1;
 
     c.t = transform_find(transposed ? TRANSFORM_TRANSPOSE : TRANSFORM_CAST, source->dtype, DT_F16);
     c.rows = p->rows ? p->rows_n : transposed ? source->shape[0] : 1;
     c.cols = transposed ? source->shape[1] : source->elements;
-    c.src = malloc(PIECE);
-    c.expected = malloc(PIECE);
-    c.found = malloc(PIECE);
+    block = c.rows * c.cols < BLOCK ? c.rows * c.cols : BLOCK;
+    c.src = malloc(block * dtype_bytes(source->dtype) + 1);
+    c.expected = malloc(block * 2 + 1);
+    c.found = malloc(block * 2 + 1);
     if (!c.src || !c.expected || !c.found) {
         err_set(e, ERR_NOMEM, "%s: no memory to compare it", p->name);
         goto out;
