@@ -2,6 +2,7 @@
 #include "cli/say.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -34,17 +35,34 @@ static bool is_inside(const char *path, const char *root)
     return inside;
 }
 
-/* Beside `path`, so that the rename stays within a file system. */
-static int open_temporary(struct report_file *r)
+/* Beside `path`, so that the rename stays within a file system; without a name until it is whole, where that can be
+ * had, so that a run that is killed leaves nothing. */
+static int open_temporary(struct report_file *r, const char *directory)
 {
     if (asprintf(&r->temporary, "%s.%ld.tmp", r->path, (long)getpid()) < 0)
         abort(); /* no memory for a file's name */
-    r->fd = open(r->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+    r->fd = access("/proc/self/fd", X_OK) ? -1 : open(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    r->nameless = r->fd >= 0;
+    if (!r->nameless)
+        r->fd = open(r->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (r->fd >= 0)
         return 0;
     free(r->temporary);
     r->temporary = NULL;
     return -1;
+}
+
+static int give_name(struct report_file *r)
+{
+    char self[40];
+
+    if (!r->nameless)
+        return 0;
+    snprintf(self, sizeof self, "/proc/self/fd/%d", r->fd);
+    if (linkat(AT_FDCWD, self, AT_FDCWD, r->temporary, AT_SYMLINK_FOLLOW))
+        return -1;
+    r->nameless = false;
+    return 0;
 }
 
 int report_open(struct report_file *r, const char *option, const char *name, const struct args *a)
@@ -80,7 +98,7 @@ int report_open(struct report_file *r, const char *option, const char *name, con
         refuse(r, "lies inside MODEL, where nothing is written: choose another place");
     else if (is_inside(directory, a->wb.out))
         refuse(r, "lies inside OUT, which is replaced whole: choose another place");
-    else if (open_temporary(r))
+    else if (open_temporary(r, directory))
         refuse(r, strerror(errno));
     else
         ret = 0;
@@ -115,7 +133,7 @@ void report_show(struct report_file *r)
 {
     if (!r->temporary || r->failed)
         return;
-    if (rename(r->temporary, r->path)) {
+    if (give_name(r) || rename(r->temporary, r->path)) {
         r->failed = errno;
         return;
     }
@@ -139,7 +157,7 @@ int report_write(struct report_file *r, const char *text)
 
 void report_close(struct report_file *r)
 {
-    if (r->temporary)
+    if (r->temporary && !r->nameless)
         unlink(r->temporary);
     if (r->fd >= 0)
         close(r->fd);

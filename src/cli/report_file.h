@@ -1,8 +1,8 @@
 /* report_file.h - --report FILE, --trace FILE: tried before a run begins, written whole or not at all when it ends (of
  * a batch: line by line).
  *
- * The text, of a trace in pieces, goes to a temporary file beside FILE, which takes FILE's place in one
- * step; whatever else ends the run, an older FILE stays as it was.  "-" is the
+ * The text, of a trace in pieces, goes to a temporary file beside FILE, without a name where the file system has such
+ * files, which takes FILE's place in one step; whatever else ends the run, an older FILE stays as it was.  "-" is the
  * standard output; what is no regular file (/dev/null, a pipe) is written to directly. */
 #ifndef CLI_REPORT_FILE_H
 #define CLI_REPORT_FILE_H
@@ -13,7 +13,8 @@ struct report_file {
     int fd;                    /* -1: no report is wanted */
     int failed;                /* errno of the first piece that could not be written */
     char *path;                /* what will be there; NULL: written directly */
-    char *temporary;
+    char *temporary;           /* the name that it has before that, */
+    bool nameless;             /* or will have */
 };
 
 /* Opens `name`, which was given with `option`; NULL: none was. -1 after saying why not. Inside the model or the output

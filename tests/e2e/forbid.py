@@ -2,7 +2,7 @@
 
     forbid.py io_uring_setup=EPERM,cachestat=ENOSYS,O_DIRECT=EINVAL COMMAND...
 
-O_DIRECT stands for fcntl(F_SETFL) that sets it. Exit status 77: seccomp is not to be had here.
+O_DIRECT stands for fcntl(F_SETFL) that sets it, O_TMPFILE for openat of such a file. Exit status 77: seccomp is not to be had here.
 """
 import ctypes
 import errno
@@ -13,7 +13,7 @@ import struct
 import sys
 
 NUMBERS = {"io_uring_setup": (425, 425), "cachestat": (451, 451), "fcntl": (72, 25), "fallocate": (285, 47),
-           "sync_file_range": (277, 84), "fadvise64": (221, 223)}  # x86-64, aarch64
+           "sync_file_range": (277, 84), "fadvise64": (221, 223), "openat": (257, 56)}  # x86-64, aarch64
 LOAD, EQUAL, BITS, RETURN = 0x20, 0x15, 0x45, 0x06
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 ARGUMENT = [16, 24, 32]  # low halves, in struct seccomp_data
@@ -27,6 +27,8 @@ def rule(what):
     """-> instructions (code, jump if true, jump if false, operand)"""
     name, error = what.split("=")
     answer = (RETURN, 0, 0, ERRNO | getattr(errno, error))
+    if name == "O_TMPFILE":
+        return [(LOAD, 0, 0, 0), (EQUAL, 0, 3, number("openat")), (LOAD, 0, 0, ARGUMENT[2]), (BITS, 0, 1, os.O_TMPFILE & ~os.O_DIRECTORY), answer]
     if name != "O_DIRECT":
         return [(LOAD, 0, 0, 0), (EQUAL, 0, 1, number(name)), answer]
     return [(LOAD, 0, 0, 0), (EQUAL, 0, 5, number("fcntl")), (LOAD, 0, 0, ARGUMENT[1]), (EQUAL, 0, 3, fcntl.F_SETFL),

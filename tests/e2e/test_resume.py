@@ -11,7 +11,9 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import checkpoints
 import numpy as np
@@ -19,6 +21,7 @@ import pytest
 from conftest import SANITIZER, tree
 from test_drafts import Draft
 
+HERE = Path(__file__).parent
 JOURNAL, ASIDE = ".weighbridge-partial", ".weighbridge-aside"
 OFTEN = {"WEIGHBRIDGE_JOURNAL": "0.001"}  # seconds between two entries
 KILLS = int(os.environ.get("WEIGHBRIDGE_KILLS", "12"))
@@ -294,6 +297,28 @@ def test_signals_leave_something_to_go_on_with(weighbridge_release, larger, tmp_
     weighbridge_release.ok("export", larger, out, *QUICK, "--resume", "--report", tmp_path / "r.json")
     assert tree(out) == tree(tmp_path / "whole") and json.loads((tmp_path / "r.json").read_text())["resumed"]["tensors"] > 1
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_killed_run_leaves_no_files_of_its_reports(weighbridge_release, larger, tmp_path):
+    """They have no names until they are whole; nor do those of a run that is ended in order where files must have names."""
+    out, reports = tmp_path / "out", [*QUICK, "--report", tmp_path / "report.json", "--trace", tmp_path / "trace.json"]
+    for nameless, how in ((True, signal.SIGKILL), (False, signal.SIGTERM)):
+        prefix = [] if nameless else [sys.executable, HERE / "forbid.py", "O_TMPFILE=EOPNOTSUPP"]
+        run = subprocess.Popen(list(map(str, [*prefix, weighbridge_release.path, "export", larger, out, *reports])),
+                               env={**os.environ, **OFTEN, "WEIGHBRIDGE_FAULT": "at_most=4096"}, stderr=subprocess.DEVNULL)
+        while not (tmp_path / "out.partial" / JOURNAL).exists():
+            time.sleep(0.001)
+        run.send_signal(signal.SIGSTOP)
+        there = os.listdir(tmp_path)
+        run.send_signal(how)
+        run.send_signal(signal.SIGCONT)
+        assert run.wait() in (-how, 1, 128 + how)
+        assert len([name for name in there if name.endswith(".tmp")]) == (0 if nameless else 2), there
+        assert {*os.listdir(tmp_path)} <= {"out.partial"}
+        shutil.rmtree(tmp_path / "out.partial", ignore_errors=True)
+    prefix = [sys.executable, HERE / "forbid.py", "O_TMPFILE=EOPNOTSUPP"]
+    weighbridge_release.ok("export", larger, out, *reports, prefix=prefix)
+    assert {*os.listdir(tmp_path)} == {"out", "report.json", "trace.json"}
 
 
 def test_a_second_run_into_the_same_place_is_refused(weighbridge_release, larger, tmp_path):
