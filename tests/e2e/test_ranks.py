@@ -1,5 +1,6 @@
 """One export by several processes that mpirun starts: the bytes and the report of one process, whatever their number; a rank
 that fails says why and ends all; another number of ranks goes on from what some have left."""
+import fcntl
 import json
 import os
 import random
@@ -144,6 +145,25 @@ def start(weighbridge, n, *args):
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
+def end(job, out):
+    """Kills it and its ranks, which are no children of ours, and waits until none has a hold of the output: a killed process takes its time."""
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    partial = out.with_name(out.name + ".partial")
+    for _ in range(600):
+        subprocess.run(["pkill", "-KILL", "-f", str(out)])
+        if not partial.exists():
+            return
+        fd = os.open(partial, os.O_RDONLY)
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        finally:
+            os.close(fd)
+    pytest.fail(f"{partial} is still locked")
+
+
 def test_another_number_of_ranks_goes_on(weighbridge, model, tmp_path):
     """Three ranks are killed at some time with all that they are; two, or one, end in the same bytes and report."""
     weighbridge.ok("export", model, tmp_path / "one", *QUICK, "--report", tmp_path / "one.json")
@@ -152,9 +172,7 @@ def test_another_number_of_ranks_goes_on(weighbridge, model, tmp_path):
         out, report = tmp_path / f"out{trial}", tmp_path / f"out{trial}.json"
         job = start(weighbridge, 3, "export", model, out, *QUICK, "--io", "fault")
         time.sleep(random.Random(trial).uniform(0.3, 2.5))
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-        subprocess.run(["pkill", "-KILL", "-f", str(out)])  # ranks are no children of ours
+        end(job, out)
         if out.exists():  # perhaps with the mark of a publication that is not tidied up
             assert contents(out) == whole
             continue
