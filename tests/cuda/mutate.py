@@ -35,7 +35,10 @@ MUTANTS = [
      "goes_on_after(d, t, GPU_COMPUTE, GPU_IN, e)", "begins(d, t, GPU_COMPUTE, e)", "both"),
     ("out", "copies out do not wait for the kernels", DEVICE,
      "goes_on_after(d, t, GPU_OUT, GPU_COMPUTE, e)", "begins(d, t, GPU_OUT, e)", "both"),
-    ("reads", "a kernel reads past its block", LAUNCH, "    add_arg(l, cols);\n    add_at(l, m->counters);\n    return true;",
+    ("reads", "a kernel reads and writes past its blocks", LAUNCH, "    add_arg(l, cols);\n    add_at(l, m->counters);\n    return true;",
+     "    add_arg(l, cols + (4u << 20));\n    add_at(l, m->counters);\n    return true;", "direct"),
+    ("reads-on", "a kernel reads and writes past its tile, but not past the block", LAUNCH,
+     "    add_arg(l, cols);\n    add_at(l, m->counters);\n    return true;",
      "    add_arg(l, cols + 7);\n    add_at(l, m->counters);\n    return true;", "direct"),
     ("counter", "counters are not cleared", DEVICE,
      "        gpu_clear(d->gpu, device, GPU_COMPUTE, v->counters, items * sizeof *v->counters, e) ||\n", "", "both"),
@@ -50,8 +53,11 @@ MUTANTS = [
      "for (unsigned i = 1; !r && i < g->n; i++)\n        r = n->call.all_reduce", "both"),
     ("receive", "a send without its receive", NCCL, "    if (!r)\n        r = n->call.recv(", "    if (!r && !bytes)\n        r = n->call.recv(", "nccl"),
     ("group", "a collective outside a group", NCCL, "    r = nccl_of(g)->call.group_start();\n", "    r = NCCL_OK;\n", "both"),
-    ("leak", "memory of a device is not given back", DEVICE, "void *const memory[] = { t->tiles, t->results, t->scratch, t->copies };",
-     "void *const memory[] = { t->tiles, t->results, t->scratch };", "direct"),
+    ("leak", "memory of a device is not given back", CUDA, "r = cudaFree(at);", "r = cudaSuccess;", "direct"),
+    ("leak-event", "an event is not destroyed", CUDA, "r = cudaEventDestroy(v->event);", "r = cudaSuccess;", "direct"),
+    ("leak-stream", "streams are not destroyed", CUDA, "            cudaStreamDestroy(d->stream[s]);\n", "            continue;\n", "direct"),
+    ("leak-communicator", "NCCL's communicators are not destroyed", NCCL, "            (at_once ? n->call.abort : n->call.destroy)(n->comm[i]);",
+     "            continue;", "nccl"),
 ]
 
 
@@ -86,13 +92,13 @@ def outcome(exports, case, way, want, folder):
     except AssertionError as e:
         text = str(e)
         line = next((row for row in text.splitlines() if "simcuda:" in row), text.splitlines()[0])
-        return line.split("simcuda:", 1)[-1].strip()[:70]
+        return line.split("simcuda:", 1)[-1].strip()[:100]
     except subprocess.TimeoutExpired:
         return "never ends"
     if got.status < 0:
         return f"killed by signal {-got.status}"
     if got.status:
-        return f"exit status {got.status}: {got.stderr.strip().splitlines()[-1][:50] if got.stderr.strip() else ''}"
+        return f"exit status {got.status}: {got.stderr.strip().splitlines()[-1][:80] if got.stderr.strip() else ''}"
     if any(v["failed"] for v in got.device["devices"]) or got.device["converts"] != "cuda":
         return "a device was given up"
     try:
