@@ -7,10 +7,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <zstd.h>
 #include "archive/archive.h"
 #include "archive/crew.h"
+#include "archive/pack.h"
 #include "archive/planes.h"
+#include "base/clock.h"
 #include "io/file.h"
 #include "scratch.h"
 #include "weighbridge.h"
@@ -280,6 +283,61 @@ static void whole_archive_is_whole(void **state)
 }
 
 /* Which part of the archive byte `at` is in, as a message must name it. */
+/* ------------------------------------------------------------------------------------------------ while it is written
+ */
+
+struct written_slowly {
+    struct outfile *out;
+    uint64_t asked; /* chunks that were waited for */
+};
+
+/* The third chunk is only there when the first is in the archive. */
+static bool wait_for_the_first(void *user, size_t i, uint64_t off, uint64_t bytes)
+{
+    struct written_slowly *w = user;
+    double begin = clock_wall();
+    struct stat st = { 0 };
+
+    assert_int_equal(i, 0);
+    assert_true(off + bytes <= 20 << 20);
+    w->asked++;
+    while (off >= 16 << 20 && !fstat(w->out->fd, &st) && st.st_size < 8 << 20)
+        if (clock_wall() - begin > 20)
+            return false;
+    return true;
+}
+
+static bool all_is_there(void *user) { return user != NULL; }
+
+static void no_matter(void *user) { (void)user; }
+
+static void chunks_are_packed_while_later_ones_are_written(void **state)
+{
+    unsigned char *noise = malloc(20 << 20);
+    struct arena a = { 0 };
+    struct err e = { 0 };
+    struct outfile out = { .fd = -1 };
+    struct written_slowly w = { .out = &out };
+    const struct tree_growing file = { "noise", 20 << 20 };
+    struct pack_growth growth = { &file, 1, wait_for_the_first, all_is_there, no_matter, &w };
+    struct pack_options o = { .memory = 64 << 20, .threads = 1, .growth = &growth };
+    struct pack_result r;
+    uint32_t next = 1;
+
+    (void)state;
+    for (size_t i = 0; i < 20 << 20; i++)
+        noise[i] = (unsigned char)((next = next * 1664525 + 1013904223) >> 24);
+    scratch_dir("growing");
+    scratch_write("growing/noise", noise, 20 << 20);
+    if (outfile_create(&out, scratch_path("growing.wbz"), false, &a, &e) ||
+        pack(scratch_path("growing"), &out, &o, &r, &a, &e) || outfile_publish(&out, &a, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(r.archive.chunks_n, 3);
+    assert_int_equal(w.asked, 3);
+    arena_release(&a);
+    free(noise);
+}
+
 static const char *part_of(const struct archive *x, size_t at)
 {
     static char text[300];
@@ -389,6 +447,7 @@ int main(void)
         cmocka_unit_test(crew_stops_on_request),
         cmocka_unit_test(a_failure_ends_waiting_outside),
         cmocka_unit_test(waiting_in_vain_is_a_stop),
+        cmocka_unit_test_setup_teardown(chunks_are_packed_while_later_ones_are_written, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(whole_archive_is_whole, packed, scratch_remove),
         cmocka_unit_test_setup_teardown(every_flipped_byte_is_named, packed, scratch_remove),
         cmocka_unit_test_setup_teardown(every_cut_is_noticed, packed, scratch_remove),
