@@ -113,17 +113,48 @@ void job_devices_leave(struct job_devices *d, struct plan_budget *b, struct note
     leave(d, b, n, NOTE_WARNING, a, why);
 }
 
+/* The device with the least memory free, and the least of the others; false: all have the same, or none may be left
+ * out. */
+static bool least_of(const struct job_devices *d, const struct wb_options *o, unsigned *least, unsigned *next)
+{
+    *least = 0;
+    for (unsigned i = 1; i < d->gpu.n; i++)
+        *least = d->gpu.info[i].free < d->gpu.info[*least].free ? i : *least;
+    *next = !*least;
+    for (unsigned i = 0; i < d->gpu.n; i++)
+        *next = i != *least && d->gpu.info[i].free < d->gpu.info[*next].free ? i : *next;
+    return d->gpu.n > 1 && !o->gpu_memory && !o->strict_device && d->gpu.info[*least].free < d->gpu.info[*next].free;
+}
+
+bool job_devices_without_least(const struct job_devices *d, const struct wb_options *o, struct plan_budget *b)
+{
+    unsigned least, next;
+
+    if (!b->devices || !least_of(d, o, &least, &next))
+        return false;
+    b->devices--;
+    b->device_memory = usable(&d->gpu.info[next]);
+    return true;
+}
+
+int job_devices_too_small(const struct job_devices *d, const struct wb_options *o, struct err *e)
+{
+    unsigned least, next;
+    char has[24], others[24];
+
+    least_of(d, o, &least, &next);
+    return err_set(e, ERR_DEVICE,
+                   "%s of its memory are free, with which no device could hold whole tensors; the others have %s",
+                   str_bytes(has, d->gpu.info[least].free), str_bytes(others, d->gpu.info[next].free));
+}
+
 bool job_devices_drop_least(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
                             struct arena *a, const struct err *why)
 {
-    unsigned least = 0, most = 0;
     struct err none = { 0 };
+    unsigned least, next;
 
-    for (unsigned i = 1; i < d->gpu.n; i++) {
-        least = d->gpu.info[i].free < d->gpu.info[least].free ? i : least;
-        most = d->gpu.info[i].free > d->gpu.info[most].free ? i : most;
-    }
-    if (b->devices < 2 || o->gpu_memory || o->strict_device || least == most)
+    if (!b->devices || !least_of(d, o, &least, &next))
         return false;
     notes_add(n, NOTE_WARNING, "device %u (%s) is left out: %s", d->gpu.info[least].number, d->gpu.info[least].name,
               why->msg);

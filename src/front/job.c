@@ -363,19 +363,39 @@ int job_prepare(struct export_job *j, const struct wb_options *o, const struct j
     return 0;
 }
 
+static int plan_by(struct export_job *j, const struct plan_budget *b, struct plan *p, struct err *e)
+{
+    return plan_make(p, &j->ckpt, &j->layout, b, &j->arena, e);
+}
+
+/* All devices do as the smallest has to: it is left out where more tensors are held whole without it. */
+static bool better_without_least(struct export_job *j, struct err *why)
+{
+    struct plan_budget b = j->budget;
+    struct plan p;
+
+    if (!j->plan.paneled || !job_devices_without_least(&j->devices, j->options, &b) || plan_by(j, &b, &p, why) ||
+        p.paneled >= j->plan.paneled) {
+        *why = (struct err){ 0 };
+        return false;
+    }
+    job_devices_too_small(&j->devices, j->options, why);
+    return true;
+}
+
 /* Devices that are too small are left alone where the CPU will do. */
 static int plan_alone(struct export_job *j, struct err *e)
 {
     struct err why = { 0 };
 
-    if (!plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, &why))
+    if (!plan_by(j, &j->budget, &j->plan, &why) && !better_without_least(j, &why))
         return 0;
     if (why.kind == ERR_DEVICE &&
         job_devices_drop_least(&j->devices, j->options, &j->budget, &j->notes, &j->arena, &why))
         return plan_alone(j, e);
     if (why.kind == ERR_DEVICE && job_device_is_auto(j->options)) {
         job_devices_leave(&j->devices, &j->budget, &j->notes, &j->arena, &why);
-        return plan_make(&j->plan, &j->ckpt, &j->layout, &j->budget, &j->arena, e);
+        return plan_by(j, &j->budget, &j->plan, e);
     }
     *e = why;
     return -1;

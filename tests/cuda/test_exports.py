@@ -350,6 +350,18 @@ def test_a_device_that_is_too_small_is_left_out(models, cpu, tmp_path):
     assert not got.out.exists()
 
 
+def test_a_device_that_keeps_all_to_row_panels_is_left_out(large, cpu, tmp_path):
+    case, small = ["export", large["BF16"]], {"SIMCUDA_SMALL": "18M"}  # whose head takes 15.4 MB
+    got = run(tmp_path, case, Way(2, "direct", "lazy"), env=small)
+    same(cpu(case).out, got.out)
+    assert [bool(v["failed"]) for v in got.device["devices"]] == [False, True] and not got.report["memory"]["paneled"]
+    assert re.search(r"device 1 \(Simulated device 1\) is left out: .* free, .* the others have", got.stderr)
+    for options, env in (["--strict-device"], small), (["--gpu-memory", "16M"], small), ([], {"SIMCUDA_SMALL": "17M", "SIMCUDA_MEMORY": "18M"}):
+        got = run(tmp_path, case, Way(2, "direct", "lazy"), "--overwrite", *options, env=env)  # as asked, or no better without it
+        same(cpu(case).out, got.out)
+        assert got.report["memory"]["paneled"] and all(v["tiles"] and not v["failed"] for v in got.device["devices"])
+
+
 def test_memory_that_cannot_be_pinned(models, cpu, tmp_path):
     """No device will do, with or without NCCL."""
     case = ["export", models["BF16"]]
