@@ -6,6 +6,7 @@
 #include "cli/help.h"
 #include "cli/say.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,6 +109,7 @@ int main(int argc, char **argv)
     const struct command *program = command_named(name);
     int status;
 
+    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write, which says what it was about */
     if (program && program->argparse) {
         say_as(name);
         status = run_command(program, argc - 1, argv + 1);

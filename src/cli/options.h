@@ -53,7 +53,7 @@ struct option_row {
               .most = UINT64_MAX
 #define OPTION_THREADS                                                                                                 \
     "threads", .kind = OPTION_COUNT, .place = offsetof(struct args, wb.threads), .value = "N",                         \
-               .initial = "one per processor, at most 8", .least = 1, .most = 1024
+               .initial = "one per processor, at most 8", .least = 1, .most = 256
 #define OPTION_IO                                                                                                      \
     "io", .kind = OPTION_CHOICE, .place = offsetof(struct args, wb.io), .value = "auto|uring|mmap|pread|fault",        \
           .initial = "auto"

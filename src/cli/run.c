@@ -18,6 +18,8 @@ static void interrupt(int signal_number)
     interrupted = 1;
 }
 
+/* Nor does a run end for want of somebody who reads its warnings; what cannot be written to the standard output is an
+ * error. */
 static void catch_interrupts(void)
 {
     static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
@@ -26,6 +28,7 @@ static void catch_interrupts(void)
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN) /* nohup stays nohup */
             sigaction(signals[i], &wanted, NULL);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 /* ---- the bar ---- */

@@ -89,6 +89,13 @@ int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, stru
     return 0;
 }
 
+int file_too_large(const char *name, uint64_t bytes, struct err *e)
+{
+    return err_set(e, ERR_SPACE,
+                   "%s: no file may have its %llu bytes here (%s): raise the limit (ulimit -f), or choose another disk",
+                   name, (unsigned long long)bytes, strerror(EFBIG));
+}
+
 int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t off, struct err *e)
 {
     size_t done = 0;
@@ -101,6 +108,8 @@ int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t of
         if (got < 0 && (errno == ENOSPC || errno == EDQUOT))
             return err_set(e, ERR_SPACE, "%s: %s after %llu bytes: make room or give another place", name,
                            strerror(errno), (unsigned long long)(off + done));
+        if (got < 0 && errno == EFBIG)
+            return file_too_large(name, off + n, e);
         if (got <= 0)
             return err_errno(e, got ? errno : EIO, "%s: write at %llu", name, (unsigned long long)(off + done));
         done += (size_t)got;

@@ -53,6 +53,7 @@ int file_space(const char *path, uint64_t *bytes, struct err *e);
  */
 int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e);
 int file_pwrite(int fd, const char *name, const void *buf, size_t n, uint64_t off, struct err *e);
+int file_too_large(const char *name, uint64_t bytes, struct err *e); /* says so, of EFBIG */
 
 /* Behind a write: the disk may begin with it, so that the last flush has little left to do. */
 void file_write_out(int fd, uint64_t off, uint64_t bytes);

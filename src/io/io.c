@@ -107,6 +107,8 @@ static enum outcome refused(struct io_op *op, struct err *e)
         err_set(e, ERR_SPACE,
                 "%s: no room for the %zu bytes at %llu (%s): free some, or choose an output on another disk", op->name,
                 op->len - op->from, at, strerror(code));
+    else if (code == EFBIG)
+        file_too_large(op->name, op->off + op->len, e);
     else
         err_errno(e, code, "%s: %s of %zu bytes at %llu failed", op->name, op->write ? "write" : "read",
                   op->len - op->from, at);
@@ -170,6 +172,8 @@ static int reserve(int fd, const char *shown, uint64_t bytes, struct err *e)
         return err_set(e, ERR_SPACE,
                        "%s: no room for its %llu bytes (%s): free some, or choose an output on another disk", shown,
                        (unsigned long long)bytes, strerror(errno));
+    if (ret && errno == EFBIG)
+        return file_too_large(shown, bytes, e);
     return ret ? err_errno(e, errno, "%s: cannot be given its %llu bytes", shown, (unsigned long long)bytes) : 0;
 }
 
