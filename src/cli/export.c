@@ -156,12 +156,16 @@ static int failed(const struct wb_error *e, const struct args *a)
 
 static int files_open(struct export_files *f, const struct args *a)
 {
-    if (a->trace && (!strcmp(a->trace, "-") || (a->report && !strcmp(a->trace, a->report))))
-        return say_error("--trace %s: is not for the trace alone: name another file", a->trace), -1;
+    if (a->trace && !strcmp(a->trace, "-"))
+        return say_error("--trace -: the standard output has more to say than a trace: name a file"), -1;
     if (report_open(&f->report, "--report", a->report, a))
         return -1;
-    if (!report_open(&f->trace, "--trace", a->trace, a))
-        return 0;
+    if (!report_open(&f->trace, "--trace", a->trace, a)) {
+        if (!f->report.path || !f->trace.path || strcmp(f->report.path, f->trace.path))
+            return 0;
+        say_error("--trace %s: is the file of --report, too: name another file", a->trace);
+        report_close(&f->trace);
+    }
     report_close(&f->report);
     return -1;
 }

@@ -14,11 +14,12 @@ struct report_file {
     int failed;                /* errno of the first piece that could not be written */
     char *path;                /* what will be there; NULL: written directly */
     char *temporary;           /* the name that it has before that, */
-    bool nameless;             /* or will have */
+    bool named;                /* where it has one, */
+    bool shown;                /* and not any more */
 };
 
-/* Opens `name`, which was given with `option`; NULL: none was. -1 after saying why not. Inside the model or the output
- * there is no place for it. */
+/* Opens `name`, which was given with `option`; NULL: none was. -1 after saying why not. Inside the model or the output,
+ * or where an archive goes, there is no place for it. */
 int report_open(struct report_file *r, const char *option, const char *name, const struct args *a);
 /* A piece of it, from any thread; whether it could be written is told in the end. */
 void report_add(struct report_file *r, const char *text, size_t n);

@@ -8,7 +8,10 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -368,7 +371,7 @@ def test_report_is_written_whole(weighbridge, model, tmp_path):
     assert last["read"] == told["bytes"]["read"] and last["seconds"] <= told["totals"]["wall"]
     assert last["waiting"] == {name: s["waiting"] for name, s in told["stages"].items()}
     assert told["totals"]["wall"] > 0 and all(re.fullmatch("[0-9a-f]{16}", t["xxh3"]) for t in told["tensors"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "report.json"] and report.stat().st_mode & 0o777 == 0o640
 
 
 def test_report_of_a_failed_export_leaves_the_old_one(weighbridge, tmp_path):
@@ -460,15 +463,83 @@ def test_a_null_sink_does_all_but_write(weighbridge, model, exported, tmp_path):
 
 def test_report_that_cannot_be_written_stops_the_export_before_it_begins(weighbridge, model, exported, tmp_path):
     (tmp_path / "directory").mkdir()
+    (tmp_path / "dangling").symlink_to("none")
     before, older = tree(model), tree(exported)
     for report, said in ((tmp_path / "none" / "r.json", "No such file or directory"),
                          (tmp_path / "directory", "is a directory"),
                          (model / "r.json", "lies inside MODEL"), (model / "config.json", "lies inside MODEL"),
-                         (exported / "r.json", "lies inside OUT")):
+                         (exported / "r.json", "lies inside it"), (tmp_path / "dangling", "a link to what does not exist")):
         said_really = weighbridge.refuses("export", model, exported, "--overwrite", "--report", report)
         assert said in said_really and str(report) in said_really
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["directory"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "directory"]
     assert tree(model) == before and tree(exported) == older
+
+
+def test_reports_and_archives_do_not_take_each_others_place(weighbridge, model, tmp_path):
+    """Whatever way their names are spelled."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    other = tmp_path / "link" / ".." / tmp_path.name
+    for options, said in ((["--pack", tmp_path / "x.wbz", "--report", other / "x.wbz"], "is where the archive goes"),
+                          (["--pack", other / "x.wbz", "--trace", "x.wbz.partial"], "is where the archive goes"),
+                          (["--report", tmp_path / "r.json", "--trace", other / "r.json"], "is the file of --report, too"),
+                          (["--report", "r.json", "--trace", tmp_path / "link" / "r.json"], "is the file of --report, too"),
+                          (["--report", other / "out"], "is OUT, or lies inside"), (["--report", "out.partial"], "is OUT, or lies inside"),
+                          (["--trace", tmp_path / "out.old"], "is OUT, or lies inside")):
+        assert said in weighbridge.refuses("export", model, tmp_path / "out", *options, cwd=tmp_path), options
+        assert [p.name for p in tmp_path.iterdir()] == ["link"]
+
+
+def test_names_that_killed_runs_have_left_are_passed_over(weighbridge, model, tmp_path):
+    """In a container each run may have the same pid."""
+    prefix = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("no namespace of processes to be had")
+    (tmp_path / "r.json.1-0.tmp").write_text("left")
+    for forbidden in ("", "O_TMPFILE=EOPNOTSUPP"):
+        weighbridge.ok("plan", model, "--report", tmp_path / "r.json", prefix=[*prefix, sys.executable, ROOT / "tests/e2e/forbid.py", forbidden],
+                       env={"ASAN_OPTIONS": "detect_leaks=0"})
+        assert json.loads((tmp_path / "r.json").read_text())["refused"] is None
+        (tmp_path / "r.json").unlink()
+        assert [p.name for p in tmp_path.iterdir()] == ["r.json.1-0.tmp"]
+
+
+def test_a_file_of_another_in_a_sticky_directory(weighbridge, model):
+    """Only its owner may replace it, so that is said before anything is written."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    with tempfile.TemporaryDirectory() as folder:  # others may look in here, with a program and a model of their own
+        folder = Path(folder)
+        folder.chmod(0o1777)
+        report, program = folder / "r.json", shutil.copy(weighbridge.path, folder)
+        shutil.copytree(model, folder / "model")
+        report.write_text("of root")
+        report.chmod(0o666)
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        r = subprocess.run([*nobody, program, "plan", folder / "model", "--report", report], capture_output=True, text=True)
+        assert r.returncode == 1 and "belongs to somebody else" in r.stderr and report.read_text() == "of root"
+
+
+def test_nobody_reads_the_warnings(weighbridge, model, tmp_path):
+    """A pipe that is closed at its other end costs the messages, not the export."""
+    (model / "tokenizer.json").rename(tmp_path / "tokenizer.json")  # which is worth a warning
+    try:
+        reader, writer = os.pipe()
+        os.close(reader)
+        run = subprocess.run([weighbridge.path, "export", model, tmp_path / "out"], stderr=writer, stdout=subprocess.PIPE)
+        os.close(writer)
+    finally:
+        (tmp_path / "tokenizer.json").rename(model / "tokenizer.json")
+    assert run.returncode == 0 and (tmp_path / "out" / "model.onnx").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_limit_on_the_size_of_files(weighbridge, model, exported, tmp_path):
+    """Says which file, and what to do."""
+    limit = ["prlimit", "--fsize=20000"]
+    said = weighbridge.refuses("export", model, tmp_path / "out", prefix=limit)
+    assert re.search(r"out.partial/\S+: no file may have its \d+ bytes here \(File too large\): raise the limit", said)
+    said = weighbridge.refuses("pack", exported, tmp_path / "x.wbz", prefix=limit)
+    assert "x.wbz" in said and "raise the limit" in said
+    assert not [p.name for p in tmp_path.iterdir() if p.name != "out.partial"]
 
 
 # ---------------------------------------------------------------------------------------------------- a terminal
