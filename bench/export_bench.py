@@ -14,6 +14,8 @@ the contenders:
   cp       cp of the weights, then sync
   export   with fsync; OPTIONS go to it
   torch    with --peers PYTHON that has torch and safetensors: every tensor loaded, cast, transposed, saved
+  edgellm  the Python exporter of TensorRT Edge-LLM beside that PYTHON, if there is one (the PyPI package tensorrt-edgellm[export];
+           0.11 writes another graph, from the same weights and as many of them)
 Prints medians, ranges and the ratios pair by pair, CPU per GB, the peaks of RssAnon and of the cgroup and how often
 its limit was hit, and what is left in the page cache. Timings of one machine swing with its neighbours: quote ratios.
 """
@@ -294,6 +296,18 @@ def output_bytes(program, model, options):
     return json.loads(plan.stdout)["bytes"]["write"]
 
 
+def with_template(model, directory):
+    """-> the same checkpoint, by links, with a chat template, without which edgellm exports nothing."""
+    path = os.path.join(directory, "with-template")
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    for name in os.listdir(model):
+        os.symlink(os.path.abspath(os.path.join(model, name)), os.path.join(path, name))
+    with open(os.path.join(path, "tokenizer_config.json"), "w") as f:
+        json.dump({"chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"}, f)
+    return path
+
+
 def contenders(o, state, model, paths, written):
     out, copy = os.path.join(o.dir, "out"), os.path.join(o.dir, "copy")
     raw = [os.path.join(os.path.dirname(o.program), "bench", "raw_io"), os.path.join(copy, "raw"), str(written)]
@@ -302,6 +316,9 @@ def contenders(o, state, model, paths, written):
             "export": [o.program, "export", model, out, "-q", *o.options]}
     if o.peers:
         all_["torch"] = [o.peers, "-c", PEER, model, copy]
+        edgellm = os.path.join(os.path.dirname(o.peers), "tensorrt-edgellm-export")
+        if os.path.exists(edgellm):
+            all_["edgellm"] = ["sh", "-c", '"$0" "$@" > /dev/null 2>&1 && sync', edgellm, with_template(model, o.dir), copy]
     return all_, [out, copy]
 
 
@@ -331,7 +348,7 @@ def show(state, results, size, written):
         print(line(who, of("wall")) + f"  CPU {statistics.median(of('cpu')) / (size / 1e9):.2f} s/GB  RssAnon {max(of('anon')) / 1e6:.0f} MB"
               f"  left in the cache {statistics.median(of('left_in')) / 1e6:.0f} + {statistics.median(of('left_out')) / 1e6:.0f} MB"
               + (f"  cgroup peak {max(of('cgroup')) / 1e6:.0f} MB, limit hit {max(of('hits'))} times" if any(of("cgroup")) else ""))
-    for base in ("cp", "raw"):
+    for base in ("cp", "raw", "torch", "edgellm"):
         if base in results and "export" in results:
             print(line(f"export / {base}, pair by pair",
                        [a["wall"] / b["wall"] for a, b in zip(results["export"], results[base])], "x"))
