@@ -135,7 +135,7 @@ struct wb_batch {                     /* zero: the default */
     const char *jobs;                 /* JOBS.json (docs/commands.md) */
     unsigned at_once;                 /* exports that run at the same time; default 1 */
     bool keep_going;                  /* jobs that fail, or cannot begin, do not keep the others from it */
-    const char *report;               /* a file that the caller writes: refused inside a MODEL or OUT; NULL: none */
+    const char *report;               /* a file that the caller writes: refused in a place of the jobs; NULL: none */
     const struct wb_options *options; /* memory and threads of all together, io, progress, warning, user */
     /* Called once for each job as it ends, by any thread, by one at a time (so are progress and warning): a line of
      * JSON. */

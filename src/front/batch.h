@@ -26,7 +26,7 @@ struct batch_jobs {
 };
 
 /* Refuses what is no list of jobs, keys that there are not, places that two jobs would write to, and a `report` (NULL:
- * none) in one of them. */
+ * none) in one of them, or in the place of JOBS.json or its state. */
 int batch_jobs_read(struct batch_jobs *b, const char *path, const char *report, struct arena *a, struct err *e);
 void batch_jobs_release(struct batch_jobs *b);
 

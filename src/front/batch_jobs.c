@@ -228,16 +228,40 @@ static int check_places(const struct reading *r, const struct batch_jobs *b)
     return 0;
 }
 
+static int refuse_report(const struct reading *r, const char *report, const char *what)
+{
+    return err_set(r->e, ERR_USAGE, "--report %s: %s: choose another place", report, what);
+}
+
+/* What a job reads, and what it writes under any name that a run may give it. */
+static int check_report_by(const struct reading *r, const struct batch_jobs *b, size_t job, const struct key *k,
+                           const char *report)
+{
+    static const char *const suffix[] = { "", ".partial", ".old" };
+    const char *path = *(const char *const *)((const char *)&b->v[job].opt + k->place);
+
+    for (size_t i = 0; path && i < (k->own ? sizeof suffix / sizeof *suffix : 1); i++) {
+        const char *name = arena_printf(r->arena, "%s%s", outdir_path(r->arena, path), suffix[i]);
+
+        if (file_within(real_path(report, r->arena), real_path(name, r->arena)))
+            return refuse_report(r, report,
+                                 arena_printf(r->arena, "is, or lies inside, \"%s\" of jobs[%zu]%s", k->name, job,
+                                              i ? " while that is written" : ""));
+    }
+    return 0;
+}
+
 static int check_report(const struct reading *r, const struct batch_jobs *b, const char *report)
 {
-    const char *real = report ? real_path(report, r->arena) : NULL;
+    static const char *const own[] = { "", ".state", ".state.partial" };
 
-    for (size_t i = 0; real && i < b->n; i++)
-        if (file_within(real, real_path(b->v[i].opt.out, r->arena)) ||
-            file_within(real, real_path(b->v[i].opt.model, r->arena)))
-            return err_set(r->e, ERR_USAGE,
-                           "--report %s: lies inside \"model\" or \"out\" of jobs[%zu]: choose another place", report,
-                           i);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (!strcmp(real_path(report, r->arena), real_path(arena_printf(r->arena, "%s%s", r->path, own[i]), r->arena)))
+            return refuse_report(r, report, i ? "is where this batch remembers what is done" : "is JOBS.json itself");
+    for (size_t i = 0; i < b->n; i++)
+        for (size_t k = 0; k < KEYS; k++)
+            if ((keys[k].kind == PATH || keys[k].kind == ADAPTER) && check_report_by(r, b, i, &keys[k], report))
+                return -1;
     return 0;
 }
 
@@ -284,7 +308,7 @@ int batch_jobs_read(struct batch_jobs *b, const char *path, const char *report, 
     b->document = json_parse(text, n, path, e);
     free(text);
     if (b->document)
-        return read_list(&r, b) || check_places(&r, b) || check_report(&r, b, report) ? -1 : 0;
+        return read_list(&r, b) || check_places(&r, b) || (report && check_report(&r, b, report)) ? -1 : 0;
     e->kind = ERR_USAGE; /* it is as good as a command line */
     return -1;
 }

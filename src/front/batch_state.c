@@ -23,6 +23,15 @@ static int lock_jobs(struct batch_state *s, const char *jobs, struct err *e)
     return 0;
 }
 
+/* Without it nothing tells that what is there is ours. */
+static int damaged(const char *path, const struct err *why, struct err *e)
+{
+    return err_set(e, why->kind,
+                   "%s: without the state of the jobs none can be told from what is others': remove it, and all are "
+                   "done again, but those whose \"out\" or \"pack\" is there need \"overwrite\": true",
+                   why->msg);
+}
+
 static int read_outs(struct batch_state *s, const char *path, struct err *e)
 {
     json_t *document, *outs;
@@ -43,7 +52,7 @@ static int read_outs(struct batch_state *s, const char *path, struct err *e)
     else if (document)
         err_set(e, ERR_FORMAT, "%s: \"outs\" is %s, expected an object", path, json_type_name(outs));
     json_decref(document);
-    return s->outs ? 0 : err_at(e, "remove the state, and all jobs are done again");
+    return s->outs ? 0 : -1;
 }
 
 int batch_state_open(struct batch_state *s, const char *jobs, struct arena *a, struct err *e)

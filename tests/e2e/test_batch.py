@@ -352,14 +352,36 @@ def test_where_the_report_may_not_lie(batch, weighbridge, tmp_path):
     batch.add("llama", "out", **QUICK)
     assert batch.statuses() == {"out": "done"}
     before = tree(batch.path)
-    for place in (batch.path / "out" / "r.jsonl", batch.path / "llama" / "r.jsonl"):
-        assert 'inside "model" or "out" of jobs[0]' in weighbridge.refuses("batch", batch.file, "--report", place, status=2)
+    for name, key in (("out", "out"), ("llama", "model")):
+        said = weighbridge.refuses("batch", batch.file, "--report", batch.path / name / "r.jsonl", status=2)
+        assert f'r.jsonl: is, or lies inside, "{key}" of jobs[0]: choose' in said
     assert tree(batch.path) == before
     (tmp_path / "r.jsonl").write_text("older")
     weighbridge.refuses("batch", batch.file, "--report", tmp_path / "r.jsonl", "--jobs", 1, "--memory", "1", status=2)
     weighbridge.refuses("batch", tmp_path / "none.json", "--report", tmp_path / "r.jsonl")
     assert (tmp_path / "r.jsonl").read_text() == "older"
     assert "--report" in weighbridge.refuses("batch", batch.file, "--report", tmp_path / "none" / "r.jsonl")
+
+
+def test_the_report_takes_no_file_of_the_batch(batch, weighbridge, tmp_path):
+    """Under any name: from elsewhere, through links to it and to its directory."""
+    (batch.path / "given.json").write_text('{"chat": "template"}')
+    batch.add("llama", "out", pack="x.wbz", chat_template="given.json").add("qwen", "other", **QUICK)
+    assert set(batch.statuses("--keep-going", status=1).values()) == {"failed", "done"}
+    (tmp_path / "link").symlink_to(batch.path)
+    (tmp_path / "jobs.link").symlink_to(batch.file)
+    before = tree(tmp_path)
+    for place, words in (("batch/JOBS.json", "is JOBS.json itself"), ("jobs.link", "is JOBS.json itself"),
+                         ("link/JOBS.json.state", "where this batch remembers"), ("link/JOBS.json.state.partial", "remembers what is done"),
+                         ("batch/x.wbz", '"pack" of jobs[0]: '), ("link/../batch/x.wbz.partial", '"pack" of jobs[0] while that is written'),
+                         ("link/other.partial", '"out" of jobs[1] while'), ("batch/other.old", '"out" of jobs[1] while'),
+                         ("batch/out", '"out" of jobs[0]: '), ("batch/given.json", '"chat-template" of jobs[0]: ')):
+        for jobs in ("batch/JOBS.json", "link/JOBS.json"):
+            said = weighbridge.refuses("batch", jobs, "--report", place, "--keep-going", status=2, cwd=tmp_path)
+            assert words in said and said.startswith(f"weighbridge: error: --report {place}: "), said
+    assert tree(tmp_path) == before
+    weighbridge.refuses("batch", "jobs.link", "--report", "jobs.link.state", status=2, cwd=tmp_path)
+    assert tree(tmp_path) == before
 
 
 def test_a_wrong_file(batch, weighbridge):
