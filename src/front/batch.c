@@ -189,7 +189,7 @@ static int check_room(struct task *t, const struct export_job *j, struct err *e)
 static void fail(struct task *t, enum status status, const char *message)
 {
     t->status = status;
-    t->message = arena_printf(&t->batch->arena, "%s: %s", t->job->name, message);
+    t->message = arena_printf(&t->batch->arena, "%s: %s", t->job->name, batch_jobs_words(message, &t->batch->arena));
 }
 
 static void look_at(struct task *t)

@@ -29,6 +29,8 @@ struct batch_jobs {
  * none) in one of them, or in the place of JOBS.json or its state. */
 int batch_jobs_read(struct batch_jobs *b, const char *path, const char *report, struct arena *a, struct err *e);
 void batch_jobs_release(struct batch_jobs *b);
+/* An export's message as JOBS.json has its options: "overwrite": true for --overwrite. Those of the batch stay. */
+const char *batch_jobs_words(const char *message, struct arena *a);
 
 struct batch_state {
     const char *dir, *name; /* of the file */

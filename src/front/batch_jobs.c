@@ -265,6 +265,29 @@ static int check_report(const struct reading *r, const struct batch_jobs *b, con
     return 0;
 }
 
+/* ---- what a job is told ---- */
+
+const char *batch_jobs_words(const char *message, struct arena *a)
+{
+    const char *text;
+    struct str s = { 0 };
+
+    for (const char *p = message; *p;) {
+        bool begins = !strncmp(p, "--", 2) && (p == message || strchr(" (", p[-1]));
+        size_t n = begins ? 2 + strspn(p + 2, "abcdefghijklmnopqrstuvwxyz0123456789-") : 1;
+        const struct key *k = begins ? key_named(arena_printf(a, "%.*s", (int)n - 2, p + 2)) : NULL;
+
+        if (k)
+            str_addf(&s, "\"%s\"%s", k->name, k->kind == FLAG && p[n] != ':' ? ": true" : "");
+        else
+            str_add(&s, p, n);
+        p += n;
+    }
+    text = arena_strdup(a, str_text(&s));
+    str_release(&s);
+    return text;
+}
+
 /* ---- the whole ---- */
 
 static int read_list(const struct reading *r, struct batch_jobs *b)

@@ -23,18 +23,10 @@ static int lock_jobs(struct batch_state *s, const char *jobs, struct err *e)
     return 0;
 }
 
-/* Without it nothing tells that what is there is ours. */
-static int damaged(const char *path, const struct err *why, struct err *e)
-{
-    return err_set(e, why->kind,
-                   "%s: without the state of the jobs none can be told from what is others': remove it, and all are "
-                   "done again, but those whose \"out\" or \"pack\" is there need \"overwrite\": true",
-                   why->msg);
-}
-
 static int read_outs(struct batch_state *s, const char *path, struct err *e)
 {
     json_t *document, *outs;
+    struct err why = { 0 };
     char *text;
     size_t n;
 
@@ -44,15 +36,19 @@ static int read_outs(struct batch_state *s, const char *path, struct err *e)
     }
     if (file_read(path, STATE_BYTES_MOST, &text, &n, e))
         return -1;
-    document = json_parse_exact(text, n, path, e);
+    document = json_parse_exact(text, n, path, &why);
     free(text);
     outs = json_object_get(document, "outs");
     if (json_is_object(outs))
         s->outs = json_incref(outs);
     else if (document)
-        err_set(e, ERR_FORMAT, "%s: \"outs\" is %s, expected an object", path, json_type_name(outs));
+        err_set(&why, ERR_FORMAT, "%s: \"outs\" is %s, expected an object", path, json_type_name(outs));
     json_decref(document);
-    return s->outs ? 0 : -1;
+    return s->outs ? 0
+                   : err_set(e, why.kind,
+                             "%s: remove this state, and all jobs are done again; those whose \"out\" or \"pack\" is "
+                             "there need \"overwrite\": true for it",
+                             why.msg);
 }
 
 int batch_state_open(struct batch_state *s, const char *jobs, struct arena *a, struct err *e)

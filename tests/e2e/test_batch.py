@@ -388,10 +388,46 @@ def test_a_wrong_file(batch, weighbridge):
     batch.file.write_text('[{"model": "llama", "model": "x"}]')
     assert "JOBS.json: " in weighbridge.refuses("batch", batch.file, status=2)
     assert "cannot be opened" in weighbridge.refuses("batch", batch.path / "none.json")
-    batch.add("llama", "out", **QUICK)
-    for text in ("{", '{"outs": 3}'):
-        (batch.path / "JOBS.json.state").write_text(text)
-        batch.refused("JOBS.json.state", "remove the state", status=1)
+
+
+def test_a_damaged_state(batch, weighbridge):
+    """What the advice promises is what comes of it."""
+    batch.add("llama", "out", **QUICK).add("qwen", "new", **QUICK)
+    weighbridge.ok("export", "llama", "out", "-q", "--no-chat-template", cwd=batch.path)
+    state = batch.path / "JOBS.json.state"
+    for text, found in (("{", ": not valid JSON: "), ('{"outs": 3}', ': "outs" is an integer, expected an object'), ("{}", ': "outs" is nothing')):
+        state.write_text(text)
+        said = weighbridge.refuses("batch", batch.write())
+        assert said.startswith(f"weighbridge: error: {state}{found}") and said.count("\n") == 1, said
+        assert said.endswith(': remove this state, and all jobs are done again; those whose "out" or "pack" is there need '
+                             '"overwrite": true for it\n')
+    state.unlink()
+    assert batch.statuses("--keep-going", status=1) == {"out": "failed", "new": "done"}
+    batch.jobs[0]["overwrite"] = True
+    assert batch.statuses() == {"out": "done", "new": "skipped"}
+
+
+@pytest.mark.parametrize("options, words", [
+    ({}, 'taken: holds an export already: give another directory, or "overwrite": true to replace it'),
+    ({"overwrite": True, "out": "other"}, 'other: is not empty and is not an export '),
+    ({"overwrite": True, "out": "other"}, 'give another directory; "overwrite": true replaces exports only'),
+    ({"pack": "JOBS.json.state", "out": "a"}, "exists and is not an archive"),
+    ({"pack": "x.wbz", "out": "a"}, 'is an archive already: give another name, or "overwrite": true to replace it'),
+    ({"eagle-draft": "qwen"}, 'taken: "eagle-draft" goes with "eagle-base": give both'),
+    ({"chat-template": "none.json", "no-chat-template": True}, '"chat-template" and "no-chat-template": true exclude each other'),
+    ({"out": "a--strict", "pack": "a--strict/x.wbz"}, "a--strict/x.wbz: its directory"),
+])
+def test_a_job_is_told_of_keys(batch, weighbridge, options, words):
+    """Not of options, which it does not have."""
+    weighbridge.ok("export", "llama", "taken", "-q", "--no-chat-template", "--pack", "x.wbz", cwd=batch.path)
+    (batch.path / "other").mkdir()
+    (batch.path / "other" / "thesis").write_text("years of work")
+    batch.add("llama", "good", **QUICK)
+    assert batch.statuses() == {"good": "done"}
+    batch.jobs.append({"model": "llama", "out": "taken", **QUICK, **options})
+    r = batch.run("--report", "-")
+    line = json.loads(r.stdout.splitlines()[-1])
+    assert r.status == 1 and line["status"] == "failed" and words in line["message"] and line["message"] in r.stderr, r.stderr
 
 
 def test_all_are_looked_at_first(batch):
