@@ -110,6 +110,8 @@ int job_check_options(const struct wb_options *o, struct plan_budget *b, const s
         return -1;
     if (o->eagle_draft && !o->eagle_base)
         return err_set(e, ERR_USAGE, "--eagle-draft goes with --eagle-base: give both");
+    if (o->base_model && !o->draft)
+        return err_set(e, ERR_USAGE, "--base-model goes with --draft: give both");
     if (o->draft && (o->eagle_base || o->fp8_kv_cache || o->chat_template))
         return err_set(e, ERR_USAGE, "a draft takes none of --eagle-base, --fp8-kv-cache and --chat-template");
     if (o->chat_template && o->no_chat_template)

@@ -137,6 +137,8 @@ static int read_options(struct verify *v, struct err *e)
     v->repeat = (struct wb_options){ .model = v->o->model, .target = target, .memory = v->o->memory };
     v->repeat.draft = is_meta(v, "weighbridge.mode", "eagle3_draft");
     v->repeat.base_model = v->o->base_model;
+    if (v->o->base_model && !v->repeat.draft)
+        return err_set(e, ERR_USAGE, "%s: is not an EAGLE3 draft: leave --base-model out", v->o->out);
     v->repeat.eagle_base = is_meta(v, "weighbridge.mode", "eagle3_base");
     v->repeat.eagle_draft = v->o->eagle_draft;
     if (v->o->eagle_draft && !v->repeat.eagle_base)

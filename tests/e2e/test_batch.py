@@ -414,6 +414,7 @@ def test_a_damaged_state(batch, weighbridge):
     ({"pack": "JOBS.json.state", "out": "a"}, "exists and is not an archive"),
     ({"pack": "x.wbz", "out": "a"}, 'is an archive already: give another name, or "overwrite": true to replace it'),
     ({"eagle-draft": "qwen"}, 'taken: "eagle-draft" goes with "eagle-base": give both'),
+    ({"base-model": "qwen"}, 'taken: "base-model" goes with "draft": give both'),
     ({"chat-template": "none.json", "no-chat-template": True}, '"chat-template" and "no-chat-template": true exclude each other'),
     ({"out": "a--strict", "pack": "a--strict/x.wbz"}, "a--strict/x.wbz: its directory"),
 ])

@@ -244,6 +244,7 @@ def test_wrong_uses(weighbridge, draft, tmp_path):
     weighbridge.refuses("export", base, tmp_path / "out", "--eagle-draft", draft.path, status=2)
     weighbridge.ok("export", base, tmp_path / "plain", "-q", "--no-chat-template")
     assert "not the base" in weighbridge.refuses("verify", tmp_path / "plain", base, "--eagle-draft", draft.path, status=2)
+    assert "is not an EAGLE3 draft" in weighbridge.refuses("verify", tmp_path / "plain", base, "--base-model", base, status=2)
     assert "draft" in weighbridge.refuses("export-draft", base, tmp_path / "out")
 
 
