@@ -6,6 +6,8 @@
 #include "front/front.h"
 #include "front/job.h"
 #include "io/file.h"
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Packing counts what is read, unpacking what is written. */
@@ -32,9 +34,23 @@ static int check_memory(const struct plan_budget *b, struct err *e)
     return 0;
 }
 
+/* Nothing is written inside what is read from. */
+static int check_model(const struct wb_options *o, struct arena *a, struct err *e)
+{
+    char place[PATH_MAX], model[PATH_MAX];
+
+    if (o->model && realpath(outdir_parent(o->archive, a), place) && realpath(o->model, model) &&
+        file_within(place, model))
+        return err_set(e, ERR_REFUSED, "%s: lies inside %s, which is read from: give a place beside it", o->archive,
+                       o->model);
+    return 0;
+}
+
 int packing_check(const struct wb_options *o, const struct plan_budget *b, bool *exists, struct arena *a, struct err *e)
 {
-    return check_memory(b, e) || outfile_check(o->archive, o->out, o->overwrite, exists, a, e) ? -1 : 0;
+    return check_memory(b, e) || check_model(o, a, e) || outfile_check(o->archive, o->out, o->overwrite, exists, a, e)
+               ? -1
+               : 0;
 }
 
 int packing_write(struct packing *p, const char *dir, const struct wb_options *o, const struct plan_budget *b,

@@ -225,6 +225,13 @@ def test_export_packs_at_once(weighbridge, exported, packed, tmp_path):
                           ([tmp_path / "new", "--pack", tmp_path / "new.partial"], "is or lies inside")):
         assert said in weighbridge.refuses("export", model, *options)
         assert tree(tmp_path) == before
+    (tmp_path / "link").symlink_to(model)
+    inside = tree(model)
+    for place in (model / "x.wbz", tmp_path / "link" / "x.wbz", "x.wbz"):
+        said = weighbridge.refuses("export", model, tmp_path / "new", "--pack", place, cwd=model)
+        assert f"{place}: lies inside {model}, which is read from" in said and tree(model) == inside
+    (tmp_path / "link").unlink()
+    assert tree(tmp_path) == before
     assert "32M" in weighbridge.refuses("export", model, tmp_path / "new", "--pack", tmp_path / "new.wbz", "--memory", "16M",
                                         status=2)
     weighbridge.ok("export", model, out, "--pack", file, "--overwrite")
