@@ -69,6 +69,17 @@ const char *str_bytes(char out[24], unsigned long long bytes)
     return out;
 }
 
+const char *str_size(char out[24], unsigned long long bytes)
+{
+    static const char *const unit[] = { "", "K", "M", "G", "T" };
+    unsigned u = 0;
+
+    for (; bytes && bytes % 1024 == 0 && u < 4; u++)
+        bytes /= 1024;
+    snprintf(out, 24, "%llu%s", bytes, unit[u]);
+    return out;
+}
+
 /* How many bytes the control character at s has; 0: it is none. C1 is C2 80..9F in UTF-8. */
 static size_t control_bytes(const char *s)
 {

@@ -19,6 +19,8 @@ bool str_ends(const char *s, const char *ending);
 const char *str_text(const struct str *b);
 /* "1.5 GB", "990 bytes": decimal units, for people. `out` holds 24 bytes. */
 const char *str_bytes(char out[24], unsigned long long bytes);
+/* "32M", "20000K", "12345": exact, as options take it. */
+const char *str_size(char out[24], unsigned long long bytes);
 
 /* A name that came from a file, for a message: in double quotes, control characters as '?', a long one cut and "..."
  * behind, so that no name can break a line or drown a sentence. Returns `out`. */

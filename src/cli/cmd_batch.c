@@ -138,7 +138,9 @@ static const struct option_row jobs_rows[] = {
 static const struct option_group options_jobs = { "Which jobs", jobs_rows };
 
 static const struct option_row run_rows[] = {
-    { OPTION_MEMORY(16), .help = "all buffers of all exports that run at the same time; at least 16M for each" },
+    { OPTION_MEMORY(16),
+      .help = "all buffers of all exports that run at the same time, in equal parts; at least 16M for each, 32M where "
+              "one has \"pack\"" },
     { OPTION_THREADS, .help = "threads that convert, of all exports that run at the same time" },
     { OPTION_IO, .help = "as of export" },
     OPTION_ROWS_DEVICE,

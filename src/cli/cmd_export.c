@@ -11,8 +11,8 @@ static int run(struct args *a)
 static const struct option_row pack_rows[] = {
     { "pack", .kind = OPTION_TEXT, .place = offsetof(struct args, wb.archive), .value = "FILE.wbz", .initial = "none",
       .help = "also pack OUT into this archive (see pack), while its files are written: as many threads as convert, "
-              "half of the memory (under 40M, with several ranks, and on GPUs afterwards). The archive is published "
-              "first" },
+              "half of the memory (under 40M, with several ranks, and on GPUs afterwards); --memory is at least 32M "
+              "then. The archive is published first" },
     { 0 },
 };
 static const struct option_group options_pack = { "Shipping", pack_rows };

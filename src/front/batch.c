@@ -43,6 +43,8 @@ struct batch {
     struct batch_jobs jobs;
     struct batch_state state;
     struct task *task;
+    uint64_t memory; /* of all that run at once */
+    unsigned at_once;
     pthread_mutex_t lock; /* of all below, of the arena, the state, and around the caller's functions */
     size_t next;
     bool stop, cancelled;
@@ -154,14 +156,29 @@ static struct job_hints hints_of(const struct task *t, int64_t now)
     return (struct job_hints){ .model_path = t->job->model, .now = now, .shares_gpus = t->batch->request->at_once > 1 };
 }
 
-/* The archive that a job writes may be another's, also where OUT is ours. */
-static int check_archive(struct export_job *j, const struct batch_job *job, const json_t *record, struct err *e)
+static int share_too_small(const struct batch *b, uint64_t share, struct err *e)
 {
-    struct wb_options o = job->opt;
+    char all[24], each[24], least[24], enough[24];
+
+    return err_set(e, ERR_USAGE,
+                   "--memory %s is too little: each of %u jobs at once has %s of it, and an archive needs %s: give %s, "
+                   "or fewer --jobs",
+                   str_size(all, b->memory), b->at_once, str_size(each, share), str_size(least, PACK_MEMORY_MIN),
+                   str_size(enough, (uint64_t)PACK_MEMORY_MIN * b->at_once));
+}
+
+/* The archive that a job writes may be another's, also where OUT is ours. */
+static int check_archive(struct export_job *j, const struct task *t, const json_t *record, struct err *e)
+{
+    struct wb_options o = t->job->opt;
     bool exists;
 
-    o.overwrite = o.overwrite || batch_record_archive(record, job);
-    return o.archive ? packing_check(&o, &j->budget, &exists, &j->arena, e) : 0;
+    if (!o.archive)
+        return 0;
+    if (t->batch->at_once > 1 && j->budget.memory < PACK_MEMORY_MIN)
+        return share_too_small(t->batch, j->budget.memory, e);
+    o.overwrite = o.overwrite || batch_record_archive(record, t->job);
+    return packing_check(&o, &j->budget, &exists, &j->arena, e);
 }
 
 /* Jobs that come before need room on the same file system. */
@@ -209,7 +226,7 @@ static void look_at(struct task *t)
         t->progress.to_write = j.layout.bytes;
         if (batch_record_holds(record, t->job, manifest)) {
             t->status = SKIPPED;
-        } else if (!check_archive(&j, t->job, record, &e)) {
+        } else if (!check_archive(&j, t, record, &e)) {
             o->overwrite |= t->ours;
             if (!job_may_write(&j, &e))
                 check_room(t, &j, &e);
@@ -343,13 +360,13 @@ static void *runner(void *argument)
 }
 
 /* The calling thread is one of them; a thread that cannot be had is done without. */
-static void run_all(struct batch *b, unsigned at_once)
+static void run_all(struct batch *b)
 {
-    pthread_t *thread = arena_array(&b->arena, at_once, sizeof *thread);
+    pthread_t *thread = arena_array(&b->arena, b->at_once, sizeof *thread);
     unsigned n = 0;
 
     b->begin = clock_wall();
-    while (n + 1 < at_once && !pthread_create(&thread[n], NULL, runner, b))
+    while (n + 1 < b->at_once && !pthread_create(&thread[n], NULL, runner, b))
         n++;
     runner(b);
     while (n)
@@ -359,37 +376,40 @@ static void run_all(struct batch *b, unsigned at_once)
 /* ---- the whole ---- */
 
 /* Each of those that run at once gets its part. */
-static int share_out(struct batch *b, unsigned *at_once, struct err *e)
+static int share_out(struct batch *b, struct err *e)
 {
+    unsigned at_once = b->request->at_once ? b->request->at_once : 1;
+    char given[24], least[24], each[24];
     struct plan_budget all;
 
-    *at_once = b->request->at_once ? b->request->at_once : 1;
-    if (*at_once > b->jobs.n)
-        *at_once = (unsigned)b->jobs.n;
+    if (at_once > b->jobs.n)
+        at_once = (unsigned)b->jobs.n;
     if (job_budget(b->o, &all, e))
         return -1;
-    if (all.memory / *at_once < PLAN_MEMORY_MIN)
+    b->at_once = at_once;
+    b->memory = all.memory;
+    if (all.memory / at_once < PLAN_MEMORY_MIN)
+        return err_set(e, ERR_USAGE, "--memory %s is too little for %u jobs at once: expected at least %s, %s for each",
+                       str_size(given, all.memory), at_once, str_size(least, PLAN_MEMORY_MIN * at_once),
+                       str_size(each, PLAN_MEMORY_MIN));
+    if (at_once > 1 && job_device_is_gpu(b->o) && !b->o->gpu_memory)
         return err_set(e, ERR_USAGE,
-                       "--memory %llu is too little for %u jobs at once: expected at least %llu (16M each)",
-                       (unsigned long long)all.memory, *at_once, PLAN_MEMORY_MIN * *at_once);
-    if (*at_once > 1 && job_device_is_gpu(b->o) && !b->o->gpu_memory)
-        return err_set(e, ERR_USAGE,
-                       "%u jobs at once share the memory of a GPU: give --gpu-memory, or leave --jobs out", *at_once);
-    if (*at_once > 1 && job_device_is_gpu(b->o) && b->o->gpu_feed && !strcmp(b->o->gpu_feed, "nccl"))
+                       "%u jobs at once share the memory of a GPU: give --gpu-memory, or leave --jobs out", at_once);
+    if (at_once > 1 && job_device_is_gpu(b->o) && b->o->gpu_feed && !strcmp(b->o->gpu_feed, "nccl"))
         return err_set(e, ERR_USAGE,
                        "--gpu-feed nccl is for one job at a time, as %u could wait for each other: leave it or --jobs "
                        "out",
-                       *at_once);
+                       at_once);
     for (size_t i = 0; i < b->jobs.n; i++) {
         struct wb_options *o = &b->jobs.v[i].opt;
 
-        o->memory = all.memory / *at_once;
-        o->threads = all.threads > *at_once ? all.threads / *at_once : 1;
+        o->memory = all.memory / at_once;
+        o->threads = all.threads > at_once ? all.threads / at_once : 1;
         o->io = b->o->io;
         o->device = b->o->device;
         o->gpu_feed = b->o->gpu_feed;
         o->strict_device = b->o->strict_device;
-        o->gpu_memory = b->o->gpu_memory / *at_once;
+        o->gpu_memory = b->o->gpu_memory / at_once;
     }
     return 0;
 }
@@ -464,19 +484,18 @@ int wb_batch(const struct wb_batch *request, char **report, struct wb_error *err
     size_t refused, counts[STATUSES] = { 0 };
     double begin = clock_wall();
     struct err e = { 0 };
-    unsigned at_once;
 
     if (!request->jobs || !*request->jobs) {
         err_set(&e, ERR_USAGE, "no file of jobs was given");
         goto out;
     }
-    if (batch_jobs_read(&b.jobs, request->jobs, request->report, &b.arena, &e) || share_out(&b, &at_once, &e) ||
+    if (batch_jobs_read(&b.jobs, request->jobs, request->report, &b.arena, &e) || share_out(&b, &e) ||
         batch_state_open(&b.state, request->jobs, &b.arena, &e))
         goto out;
     make_tasks(&b);
     refused = look_at_all(&b);
     if (!b.cancelled && (!refused || request->keep_going))
-        run_all(&b, at_once);
+        run_all(&b);
     count(&b, counts);
     if (report)
         *report = report_text(&b, counts, clock_wall() - begin);

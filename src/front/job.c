@@ -48,11 +48,12 @@ static uint64_t memory_default(void)
 int job_budget(const struct wb_options *o, struct plan_budget *b, struct err *e)
 {
     unsigned processors = limits_processors();
+    char given[24], least[24];
 
     b->memory = o->memory ? o->memory : memory_default();
     if (b->memory < PLAN_MEMORY_MIN)
-        return err_set(e, ERR_USAGE, "--memory %llu is too little: expected at least %llu (16M)",
-                       (unsigned long long)b->memory, PLAN_MEMORY_MIN);
+        return err_set(e, ERR_USAGE, "--memory %s is too little: expected at least %s", str_size(given, b->memory),
+                       str_size(least, PLAN_MEMORY_MIN));
     b->threads = o->threads ? o->threads : processors;
     if (!o->threads && b->threads > THREADS_DEFAULT_MOST)
         b->threads = THREADS_DEFAULT_MOST;

@@ -28,9 +28,11 @@ static int relay_unpacked(void *user, uint64_t done, uint64_t bytes, double seco
 
 static int check_memory(const struct plan_budget *b, struct err *e)
 {
+    char given[24], least[24];
+
     if (b->memory < PACK_MEMORY_MIN)
-        return err_set(e, ERR_USAGE, "--memory %llu is too little for an archive: expected at least %d (32M)",
-                       (unsigned long long)b->memory, PACK_MEMORY_MIN);
+        return err_set(e, ERR_USAGE, "--memory %s is too little for an archive: expected at least %s",
+                       str_size(given, b->memory), str_size(least, PACK_MEMORY_MIN));
     return 0;
 }
 

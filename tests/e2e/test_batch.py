@@ -135,7 +135,19 @@ def test_at_once_with_a_shared_budget(batch, weighbridge, tmp_path):
     assert "share the memory of a GPU" in weighbridge.refuses("batch", batch.file, "--jobs", 3, "--device", "cuda", status=2)
     assert "--gpu-feed nccl is for one job at a time" in weighbridge.refuses(
         "batch", batch.file, "--jobs", 3, "--device", "cuda:all", "--gpu-memory", "300M", "--gpu-feed", "nccl", status=2)
-    assert "too little for 3 jobs at once" in weighbridge.refuses("batch", batch.file, "--jobs", 3, "--memory", "47M", status=2)
+    assert "--memory 47M is too little for 3 jobs at once: expected at least 48M, 16M for each" in weighbridge.refuses(
+        "batch", batch.file, "--jobs", 3, "--memory", "47M", status=2)
+
+
+def test_a_share_of_the_memory_has_room_for_an_archive(batch):
+    batch.add("llama", "a", pack="a.wbz", **QUICK).add("qwen", "b", **QUICK)
+    said = "a: --memory 40M is too little: each of 2 jobs at once has 20M of it, and an archive needs 32M: give 64M, or fewer --jobs"
+    r = batch.run("--jobs", 2, "--memory", "40M")
+    assert r.status == 1 and said in r.stderr and not (batch.path / "b").exists()
+    r = batch.run("--memory", "16M")
+    assert r.status == 1 and "a: --memory 16M is too little for an archive: expected at least 32M" in r.stderr
+    assert batch.statuses("--jobs", 2, "--memory", "64M") == {"a": "done", "b": "done"}
+    assert batch.statuses("--jobs", 2, "--memory", "40M") == {"a": "skipped", "b": "skipped"}
 
 
 def test_defaults_and_paths_from_elsewhere(batch, weighbridge, tmp_path):

@@ -264,6 +264,23 @@ static void sizes_for_people(void **state)
         assert_string_equal(str_bytes(out, cases[i].bytes), cases[i].text);
 }
 
+static void sizes_for_options(void **state)
+{
+    static const struct {
+        unsigned long long bytes;
+        const char *text;
+    } cases[] = {
+        { 0, "0" },           { 1023, "1023" },        { 1024, "1K" },
+        { 1025, "1025" },     { 20 << 20, "20M" },     { 1536 << 10, "1536K" },
+        { 3ull << 40, "3T" }, { 5ull << 50, "5120T" }, { 18446744073709551615ull, "18446744073709551615" },
+    };
+    char out[24];
+
+    (void)state;
+    for (size_t i = 0; i < LENGTH(cases); i++)
+        assert_string_equal(str_size(out, cases[i].bytes), cases[i].text);
+}
+
 /* ------------------------------------------------------------------------------------------------ arena */
 
 static void arena_memory_is_zeroed_aligned_and_stays(void **state)
@@ -441,6 +458,7 @@ int main(void)
         cmocka_unit_test(whole_characters),
         cmocka_unit_test(names_of_strangers_are_quoted),
         cmocka_unit_test(sizes_for_people),
+        cmocka_unit_test(sizes_for_options),
         cmocka_unit_test(arena_memory_is_zeroed_aligned_and_stays),
         cmocka_unit_test(arena_strings),
         cmocka_unit_test(strict_refuses_only_what_says_so),
