@@ -1,4 +1,5 @@
 #include "emit/outdir.h"
+#include "base/str.h"
 #include "emit/is_export.h"
 #include "io/file.h"
 #include <dirent.h>
@@ -312,7 +313,7 @@ static void mark_older(int fd)
 
 static bool is_older(int fd)
 {
-    int mark = openat(fd, OUTDIR_MARK, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int mark = openat(fd, OUTDIR_MARK, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC); /* a FIFO must not block us */
     char text[sizeof older];
     bool is = mark >= 0 && read(mark, text, sizeof text) == (ssize_t)sizeof older - 1 &&
               !memcmp(text, older, sizeof older - 1);
@@ -320,6 +321,26 @@ static bool is_older(int fd)
     if (mark >= 0)
         close(mark);
     return is;
+}
+
+int outdir_check_whole(const char *dir, struct arena *a, struct err *e)
+{
+    const char *shown = outdir_path(a, dir);
+    int fd = open(shown, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char real[PATH_MAX];
+
+    if (fd < 0)
+        return 0;
+    if (is_older(fd))
+        err_set(e, ERR_REFUSED, "%s: is an older export, of which a run has begun to remove the files: export it again",
+                shown);
+    else if (is_marked(fd) && realpath(shown, real) && str_ends(real, ".partial"))
+        err_set(e, ERR_REFUSED,
+                "%s: was left by an interrupted run, or is being written at this moment: let that come to its end "
+                "first (an export goes on with --resume)",
+                shown);
+    close(fd);
+    return e->kind ? -1 : 0;
 }
 
 /* An older directory that a run before could not remove whole.  Another kind of mark is that of a whole export, whose

@@ -43,6 +43,10 @@ char *outdir_path(struct arena *a, const char *out);
 /* The directory that OUT stands in: its file system takes the bytes. */
 const char *outdir_parent(const char *out, struct arena *a);
 
+/* Refuses a directory that is not whole: OUT.partial of a run that lives or was interrupted, and an older export that
+ * is on its way to be removed. An OUT is whole also where its publication was killed before the mark was taken away. */
+int outdir_check_whole(const char *dir, struct arena *a, struct err *e);
+
 /* Brings a publication that was killed on its way to its end; to be called before outdir_check. */
 int outdir_recover(const char *out, struct arena *a, struct err *e);
 /* Bytes on disk that an earlier run left in OUT.partial: room that this run may count on. */

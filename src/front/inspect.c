@@ -3,6 +3,7 @@
 #include <weighbridge.h>
 #include "checkpoint/adapter.h"
 #include "emit/onnx_read.h"
+#include "emit/outdir.h"
 #include "front/document.h"
 #include "front/draft.h"
 #include "front/front.h"
@@ -381,9 +382,14 @@ int wb_inspect(const char *path, char **description, struct wb_error *error)
     struct arena a = { 0 };
     struct err e = { 0 };
     json_t *doc = inspect(path, &a, &e);
+    struct err unfinished = { 0 };
 
-    if (doc)
+    if (outdir_check_whole(path, &a, &unfinished) && !doc)
+        e = unfinished; /* which is why there is nothing to describe yet */
+    if (doc) {
+        inspect_problem(json_object_get(doc, "problems"), &unfinished);
         *description = document_text(doc);
+    }
     arena_release(&a);
     return front_result(&e, error);
 }

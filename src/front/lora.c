@@ -63,7 +63,7 @@ int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *e
     }
     dir = outdir_path(&a, o->out); /* "out/" would open through a link */
     path = arena_printf(&a, "%s/model.onnx", dir);
-    if (!(m = onnx_load(path, &e)))
+    if (outdir_check_whole(dir, &a, &e) || !(m = onnx_load(path, &e)))
         goto out;
     if (lora_insert(m, &places, &a, &e)) {
         err_at(&e, "%s", path);

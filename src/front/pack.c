@@ -116,7 +116,8 @@ int wb_pack(const struct wb_options *o, char **report, struct wb_error *error)
         err_set(&e, ERR_USAGE, "no directory was given");
         goto out;
     }
-    if (packing_check(o, &b, &exists, &a, &e) || outfile_create(&p.file, o->archive, exists, &a, &e) ||
+    if (packing_check(o, &b, &exists, &a, &e) || outdir_check_whole(o->out, &a, &e) ||
+        outfile_create(&p.file, o->archive, exists, &a, &e) ||
         packing_write(&p, outdir_path(&a, o->out), o, &b, &a, &e) || outfile_publish(&p.file, &a, &e))
         goto out;
     if (report)

@@ -87,6 +87,29 @@ def test_what_an_export_of_a_draft_would_refuse(spoil, word, weighbridge, tmp_pa
     assert said["problems"][0].splitlines()[0] == refused.splitlines()[0].removeprefix("weighbridge: error: ")
 
 
+# ---------------------------------------------------------------------------------------------------- exports
+
+
+def test_what_is_not_whole_is_named(weighbridge, tmp_path):
+    out, partial, mark = tmp_path / "out", tmp_path / "out.partial", ".weighbridge-partial"
+    weighbridge.ok("export", checkpoints.make(tmp_path / "model").path, out, "-q")
+    (out / mark).write_bytes(b"")  # of a publication that was killed before its end: the export is whole
+    assert inspect(weighbridge, out)[0]["problems"] == []
+    (out / mark).write_text("older export, to be removed\n")
+    said, _ = inspect(weighbridge, out, status=1)
+    assert said["problems"][0].startswith(f"{out}: is an older export, of which a run has begun to remove the files")
+    (out / mark).write_bytes(b"")
+    out.rename(partial)
+    said, _ = inspect(weighbridge, partial, status=1)
+    assert said["kind"] == "export" and said["problems"][0].startswith(f"{partial}: was left by an interrupted run")
+    for file in partial.iterdir():
+        if file.name != mark:
+            file.unlink()
+    assert "was left by an interrupted run" in weighbridge.refuses("inspect", partial)
+    (partial / mark).unlink()
+    assert "was left" not in weighbridge.refuses("inspect", partial)
+
+
 # ---------------------------------------------------------------------------------------------------- adapters
 
 

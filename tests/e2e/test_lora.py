@@ -161,6 +161,20 @@ def test_what_corrects_zero_points_is_no_linear(weighbridge, exported):
     assert names[0] == "model.layers.0.self_attn.q_proj.lora_A.weight" and len(names) == 14
 
 
+def test_insert_into_what_is_not_whole(weighbridge, exported):
+    partial = exported.with_name("out.partial")
+    (exported / ".weighbridge-partial").write_text("older export, to be removed\n")
+    before = tree(exported)
+    assert "has begun to remove the files" in weighbridge.refuses("lora", "insert", exported)
+    assert tree(exported) == before
+    (exported / ".weighbridge-partial").write_bytes(b"")
+    shutil.copytree(exported, partial)
+    before = tree(partial)
+    assert f"{partial}: was left by an interrupted run" in weighbridge.refuses("lora", "insert", partial)
+    assert tree(partial) == before
+    weighbridge.ok("lora", "insert", exported)  # published: it is whole
+
+
 def test_insert_writes_through_no_link(weighbridge, exported, tmp_path):
     (tmp_path / "link").symlink_to(exported)
     before = tree(tmp_path)

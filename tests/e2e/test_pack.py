@@ -462,6 +462,39 @@ def test_what_is_there_stays(weighbridge, exported, packed, tmp_path):
     assert tree(tmp_path) == before
 
 
+MARK, OLDER = ".weighbridge-partial", "older export, to be removed\n"
+
+
+def test_what_is_not_whole_is_not_packed(weighbridge, large, tmp_path):
+    """Whatever it is called on the command line; what is published is whole, with a mark of its run on it, too."""
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    weighbridge.refuses("export", large / "model", out, "-q", "--threads", 1, "--io", "fault",
+                        env={"WEIGHBRIDGE_JOURNAL": "0.001", "WEIGHBRIDGE_FAULT": "at_most=16384,fail=2500,error=5"})
+    before = tree(tmp_path)
+    assert f"out.partial/{MARK}" in before and "out.partial/model.onnx" in before
+    (tmp_path / "link").symlink_to(partial)
+    for place in (partial, f"{partial}/", tmp_path / "link", "."):
+        said = weighbridge.refuses("pack", place, tmp_path / "x.wbz", cwd=partial)
+        name = str(place).rstrip("/")
+        assert f"{name}: was left by an interrupted run, or is being written" in said and "--resume" in said and said.count("\n") == 1
+    (tmp_path / "link").unlink()
+    assert tree(tmp_path) == before
+    weighbridge.ok("export", large / "model", out, "-q", "--resume")
+    (out / MARK).write_text(OLDER)
+    before = tree(tmp_path)
+    assert "has begun to remove the files" in weighbridge.refuses("pack", out, tmp_path / "x.wbz")
+    assert tree(tmp_path) == before
+    for mark in (b"", b"WBjournal"):
+        (out / MARK).write_bytes(mark)
+        weighbridge.ok("pack", out, tmp_path / "x.wbz", "--overwrite")
+        assert (tmp_path / "x.wbz").read_bytes() == (large / "out.wbz").read_bytes()
+    (out / MARK).unlink()
+    out.rename(partial)  # a name says nothing without a mark
+    weighbridge.ok("pack", partial, tmp_path / "x.wbz", "--overwrite")
+    os.mkfifo(partial / MARK)
+    assert "was left by" in weighbridge.refuses("pack", partial, tmp_path / "y.wbz")
+
+
 def test_unpacking_replaces_exports_only(weighbridge, exported, packed, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
