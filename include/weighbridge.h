@@ -130,6 +130,8 @@ WB_API int wb_pack(const struct wb_options *o, char **report, struct wb_error *e
 /* Unpacks `o->archive` into the directory `o->out`, which appears whole or not at all; without `o->out` nothing is
  * written: every byte is read and compared with its checksum, and all damaged chunks are named. */
 WB_API int wb_unpack(const struct wb_options *o, char **report, struct wb_error *e);
+/* Describes `archive` as wb_inspect does, and refuses what is none. */
+WB_API int wb_list(const char *archive, char **description, struct wb_error *e);
 
 struct wb_batch {                     /* zero: the default */
     const char *jobs;                 /* JOBS.json (docs/commands.md) */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -377,8 +378,11 @@ int archive_read(struct archive *x, int fd, const char *name, struct arena *a, s
     struct file_id id = { 0 };
     uint64_t off, n, hash;
     unsigned char *frame = NULL;
+    struct stat st;
     int ret = -1;
 
+    if (!fstat(fd, &st) && S_ISDIR(st.st_mode))
+        return err_set(e, ERR_FORMAT, "%s: is a directory, expected an archive of weighbridge (FILE.wbz)", name);
     if (file_identify(fd, name, &id, e))
         return -1;
     if (id.bytes < ARCHIVE_HEAD)

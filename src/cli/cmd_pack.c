@@ -69,7 +69,7 @@ static int list(const struct args *a)
     char *text = NULL;
     json_t *description;
 
-    if (wb_inspect(a->wb.archive, &text, &e))
+    if (wb_list(a->wb.archive, &text, &e))
         return run_refused(&e);
     if ((description = view_parse(text))) {
         if (a->json)

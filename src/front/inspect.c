@@ -1,5 +1,5 @@
 /* inspect.c - wb_inspect: what a directory holds: a checkpoint, a draft, an adapter (inspect_adapter.c) or an export;
- * and what an archive does (pack.c). */
+ * and what an archive does (pack.c), which is all that wb_list takes. */
 #include <weighbridge.h>
 #include "checkpoint/adapter.h"
 #include "emit/onnx_read.h"
@@ -375,6 +375,18 @@ static json_t *inspect(const char *path, struct arena *a, struct err *e)
     if (file_exists(arena_printf(a, "%s/model.onnx", path)))
         return inspect_export(path, a, e);
     return adapter_is_there(path, a) ? inspect_adapter(path, a, e) : inspect_checkpoint(path, a, e);
+}
+
+int wb_list(const char *archive, char **description, struct wb_error *error)
+{
+    struct arena a = { 0 };
+    struct err e = { 0 };
+    json_t *doc = packing_inspect(archive, &a, &e);
+
+    if (doc)
+        *description = document_text(doc);
+    arena_release(&a);
+    return front_result(&e, error);
 }
 
 int wb_inspect(const char *path, char **description, struct wb_error *error)

@@ -68,7 +68,7 @@ def test_shared_library_exports_the_front_door_only(build):
     names = {line.split()[-1] for line in r.stdout.splitlines()}
     assert names == {"wb_version", "wb_export", "wb_plan", "wb_inspect", "wb_verify", "wb_lora_insert",
                      "wb_lora_process", "wb_lora_merge", "wb_reduce_vocab", "wb_pack", "wb_batch",
-                     "wb_unpack", "wb_ranks_join", "wb_ranks_first",
+                     "wb_unpack", "wb_list", "wb_ranks_join", "wb_ranks_first",
                      "wb_ranks_leave", "wb_free"}
 
 

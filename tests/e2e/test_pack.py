@@ -313,6 +313,24 @@ def test_list_and_inspect(weighbridge, exported, packed):
         name: (len(data), f"{xxhash.xxh3_64_intdigest(data):016x}") for name, data in tree(exported).items()}
 
 
+@pytest.mark.parametrize("options", [["--list"], ["--list", "--json"], ["--test"], ["OUT"]])
+def test_what_is_no_archive(weighbridge, exported, packed, tmp_path, options):
+    """A directory of another kind, too, is described by inspect alone."""
+    (tmp_path / "empty dir").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("years of work")
+    (tmp_path / "long").write_text("years of work" * 100)
+    (tmp_path / "cut").write_bytes(packed.read_bytes()[:-1])
+    before = tree(tmp_path)
+    for path, said in ((exported, "is a directory, expected an archive"), (exported.parent / "model", "is a directory, expected an archive"),
+                       ("empty dir", "is a directory, expected an archive"), ("empty", "is not an archive of weighbridge: it has 0 bytes"),
+                       ("text", "is not an archive of weighbridge: it has 13 bytes"), ("long", "is not an archive of weighbridge: it does"),
+                       ("none", "cannot be opened: No such file"), ("/dev/null", "is not a regular file"), ("cut", "is cut short or damaged")):
+        r = weighbridge("unpack", path, *options, cwd=tmp_path)
+        assert r.status == 1 and r.stdout == "" and r.stderr.startswith(f"weighbridge: error: {path}: {said}"), r
+        assert r.stderr.count("\n") == 1 and tree(tmp_path) == before
+
+
 def test_test_writes_nothing(weighbridge, packed, tmp_path):
     r = weighbridge.ok("unpack", "--test", packed, cwd=tmp_path)
     assert "tested" in r.stdout and tree(tmp_path) == {}
