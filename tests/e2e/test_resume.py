@@ -270,8 +270,9 @@ def start(program, *args, env=None):
 
 
 def stop_with_something_done(program, number, *args, at_least=2):
-    """Stops a run as soon as its journal has some records; -> status, what it said.  None: it was done before."""
-    run = start(program, *args)
+    """Stops a run, whose reads and writes are many and short, as soon as its journal has some records; -> status, what it said.
+    None: it was done before."""
+    run = start(program, *args, "--io", "fault", env={"WEIGHBRIDGE_FAULT": "at_most=8192"})
     while run.poll() is None:
         if records(args[2].with_name(args[2].name + ".partial")) >= at_least:
             run.send_signal(number)
