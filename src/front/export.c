@@ -167,6 +167,7 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
     struct run_options run = { .io = o->io ? o->io : "auto",
                                .threads = j->budget.threads,
                                .journal = job_nowhere(o) ? NULL : journal,
+                               .record_last = o->archive != NULL,
                                .nowhere = job_nowhere(o),
                                .joint = o->ranks != NULL,
                                .filled = j->along ? &along->filled : NULL,

@@ -202,6 +202,7 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
                        .nowhere = o->nowhere,
                        .joint = o->joint,
                        .again = o->again,
+                       .record_last = o->record_last,
                        .filled = o->filled,
                        .adapter_fd = -1 };
     double begin = clock_wall();

@@ -3,7 +3,8 @@
  * Flushing takes a while, so it is a thread's own work: meanwhile others read,
  * transform and write.  Bytes go to the disk first, then the records of them.
  * A run that was stopped ends with a last record of all that it has finished; one
- * that was not is about to be published, unless others still work at it. */
+ * that was not is about to be published, unless others still work at it, or an
+ * archive is to be made first. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +87,7 @@ void *recorder_main(void *arg)
         size_t n = take(r, batch, seconds, &last);
         double begin = trace_now(trace);
 
-        if (last && !ring_stopped(&r->ring) && !r->joint)
+        if (last && !ring_stopped(&r->ring) && !r->joint && !r->record_last)
             n = 0;
         if (n && (flush(r, batch, n, &e) || journal_add(r->journal, batch, n, &e)))
             ring_fail(&r->ring, &e);

@@ -664,6 +664,45 @@ def test_export_killed_while_it_packs(weighbridge, large, tmp_path, number):
     assert {p.name for p in tmp_path.iterdir()} == {"x.wbz", "out"}
 
 
+def all_was_kept(weighbridge, large, args, tmp_path):
+    """--resume converts nothing again: it packs and publishes."""
+    weighbridge.ok(*args, "--resume", "--report", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["resumed"]["tensors"] == len(report["tensors"]) and report["bytes"]["read"] == 0
+    assert tree(tmp_path / "out") == tree(large / "out")
+    assert (tmp_path / "x.wbz").read_bytes() == (large / "out.wbz").read_bytes()
+    assert not (tmp_path / "out.partial").exists() and not (tmp_path / "x.wbz.partial").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_what_is_converted_outlives_its_packing(weighbridge, large, tmp_path, number):
+    """Also of a run that was shorter than the time between two entries of the journal: packing begins when it is over."""
+    file, out = tmp_path / "x.wbz", tmp_path / "out"
+    args = ["export", large / "model", out, "--pack", file, "-q", "--memory", "39M"]
+    for _ in range(20):
+        run = begun(weighbridge, tmp_path / "x.wbz.partial", *args, "--threads", 1)
+        run.send_signal(number)
+        said = run.communicate(timeout=60)[1].decode()
+        if run.returncode:
+            break
+        shutil.rmtree(out)
+        file.unlink()
+    assert not out.exists() and not file.exists()
+    if number == signal.SIGINT:
+        assert run.returncode == 1 and said == (
+            "weighbridge: error: interrupted; nothing was published\n"
+            f"weighbridge: note: {out}.partial keeps what is finished: the same export with --resume goes on from there\n")
+    all_was_kept(weighbridge, large, args, tmp_path)
+
+
+def test_what_is_converted_outlives_a_full_disk(weighbridge, large, tmp_path):
+    export = f'"{weighbridge.path}" export "{large}/model" "{tmp_path}/out" --pack "$DISK/x.wbz" -q --memory 39M'
+    out, err = on_small_disk(tmp_path, "1m", export, 'echo "status $?"; ls "$DISK"')
+    assert out == "status 1\n" and "x.wbz.partial: " in err and "room" in err and "--resume goes on" in err, err
+    args = ["export", large / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz", "-q", "--memory", "39M"]
+    all_was_kept(weighbridge, large, args, tmp_path)
+
+
 def anonymous_peak(*command):
     """-> bytes, as seen every few milliseconds"""
     run, peak = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL), 0
