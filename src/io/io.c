@@ -7,6 +7,8 @@
 #include "base/str.h"
 #include "io/file.h"
 
+#define ANEW "run without --resume to begin anew"
+
 const struct io_engine *const io_engines[] = { &engine_uring, &engine_pread, &engine_fault };
 const size_t io_engines_n = sizeof io_engines / sizeof *io_engines;
 
@@ -189,22 +191,30 @@ int io_create(int dir_fd, const char *name, const char *shown, uint64_t bytes, s
     return -1;
 }
 
+static int open_there(int dir_fd, const char *name) { return openat(dir_fd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC); }
+
+static int cannot_reopen(const char *shown, struct err *e)
+{
+    return err_errno(e, errno, "%s: cannot be opened again", shown);
+}
+
 int io_reopen(int dir_fd, const char *name, const char *shown, struct err *e)
 {
-    int fd = openat(dir_fd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open_there(dir_fd, name);
 
-    return fd < 0 ? err_errno(e, errno, "%s: cannot be opened again", shown) : fd;
+    return fd < 0 ? cannot_reopen(shown, e) : fd;
 }
 
 int io_go_on(int dir_fd, const char *name, const char *shown, uint64_t bytes, struct err *e)
 {
-    int fd = io_reopen(dir_fd, name, shown, e);
+    int fd = open_there(dir_fd, name);
     struct file_id id;
 
     if (fd < 0)
-        return -1;
+        return errno == ENOENT ? err_set(e, ERR_FORMAT, "%s: is gone, and an earlier run had begun it: " ANEW, shown)
+                               : cannot_reopen(shown, e);
     if (!file_identify(fd, shown, &id, e) && id.bytes < bytes)
-        err_set(e, ERR_FORMAT, "%s: has %llu bytes, expected the %llu that an earlier run gave it: begin anew", shown,
+        err_set(e, ERR_FORMAT, "%s: has %llu bytes, expected the %llu that an earlier run gave it: " ANEW, shown,
                 (unsigned long long)id.bytes, (unsigned long long)bytes);
     if (!e->kind && !reserve(fd, shown, bytes, e))
         return fd;

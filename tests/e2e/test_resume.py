@@ -244,6 +244,16 @@ def test_files_that_are_not_what_the_journal_says(weighbridge, model, half, tmp_
     assert "onnx_model.data: has" in said and "begin anew" in said and not half.exists()
 
 
+def test_a_data_file_that_is_gone(weighbridge, model, half, tmp_path):
+    (half.with_name("out.partial") / "onnx_model.data").unlink()
+    said = weighbridge.refuses("export", model, half, *QUICK, "--resume")
+    assert "onnx_model.data: is gone" in said and "run without --resume to begin anew" in said
+    assert said.count("\n") == 1 and not half.exists()  # and no word of going on
+    weighbridge.ok("export", model, tmp_path / "whole", *QUICK)
+    weighbridge.ok("export", model, half, *QUICK)
+    assert tree(half) == tree(tmp_path / "whole")
+
+
 def test_never_through_a_link(weighbridge, model, half, tmp_path):
     data = half.with_name("out.partial") / "onnx_model.data"
     data.rename(tmp_path / "precious")

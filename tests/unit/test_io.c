@@ -466,6 +466,29 @@ static void outputs_are_new_files_with_their_room(void **state)
     assert_non_null(strstr(e.msg, "/tmp/not/there: cannot be opened"));
 }
 
+/* Such a file is nothing to go on with, today or another day. */
+static void outputs_to_go_on_with_are_there_and_whole(void **state)
+{
+    struct err e = { 0 };
+    int fd;
+
+    (void)state;
+    assert_int_equal(io_go_on(dir_fd, "new", "out/new", 100, &e), -1);
+    assert_int_equal(e.kind, ERR_FORMAT);
+    assert_non_null(strstr(e.msg, "out/new: is gone, and an earlier run had begun it: run without --resume"));
+    assert_true((fd = io_create(dir_fd, "new", "out/new", 99, &e)) >= 0);
+    close(fd);
+    e = (struct err){ 0 };
+    assert_int_equal(io_go_on(dir_fd, "new", "out/new", 100, &e), -1);
+    assert_int_equal(e.kind, ERR_FORMAT);
+    assert_non_null(
+        strstr(e.msg, "out/new: has 99 bytes, expected the 100 that an earlier run gave it: run without --resume"));
+    e = (struct err){ 0 };
+    assert_true((fd = io_go_on(dir_fd, "new", "out/new", 99, &e)) >= 0);
+    close(fd);
+    unlinkat(dir_fd, "new", 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -485,6 +508,7 @@ int main(void)
         cmocka_unit_test(where_io_uring_is_forbidden_auto_does_without),
         cmocka_unit_test(the_environment_says_which_fault),
         cmocka_unit_test(outputs_are_new_files_with_their_room),
+        cmocka_unit_test(outputs_to_go_on_with_are_there_and_whole),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
