@@ -120,11 +120,12 @@ struct start { /* prepared by the parent */
     pid_t parent;
 };
 
-static _Noreturn void give_up(int status)
+/* `err_fd` is the channel for errors by its number at that time: 2 is the caller's until it is put there. */
+static _Noreturn void give_up(int err_fd, int status)
 {
     unsigned char code = (unsigned char)errno;
 
-    if (write(2, &code, 1) != 1)
+    if (write(err_fd, &code, 1) != 1)
         _exit(status); /* nobody listens: the status alone must do */
     _exit(status);
 }
@@ -158,16 +159,17 @@ static _Noreturn void become_python(const struct start *s)
     if (getppid() != s->parent)
         _exit(CANNOT_EXEC);
     for (int i = 0; i < 3; i++) /* out of the way first: they may be 0, 1 or 2 themselves */
-        fd[i] = fcntl(s->fd[i], F_DUPFD, 3);
+        if ((fd[i] = fcntl(s->fd[i], F_DUPFD, 3)) < 0)
+            give_up(s->fd[2], CANNOT_CONFINE);
     for (int i = 0; i < 3; i++)
         if (dup2(fd[i], i) != i)
-            give_up(CANNOT_CONFINE);
+            give_up(fd[2], CANNOT_CONFINE);
     close_others();
     default_signals();
     if (confine_self(s->confine))
-        give_up(CANNOT_CONFINE);
+        give_up(2, CANNOT_CONFINE);
     syscall(SYS_execve, s->python, s->argv, s->envp);
-    give_up(CANNOT_EXEC);
+    give_up(2, CANNOT_EXEC);
 }
 
 static pid_t start(const struct start *s)

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -430,6 +431,49 @@ static void caller_without_standard_files(void **state)
     assert_int_equal(status, 0);
 }
 
+/* The limit that is just enough for a helper's channels, or for so many more: -> 0; otherwise what is wrong. */
+static int ask_with_few_descriptors(rlim_t more, int terminal)
+{
+    struct rlimit few = { 9 + more, 9 + more }; /* 0, 1, 2, and two ends of three channels */
+    struct str answer = { 0 };
+    struct err e = { 0 };
+
+    dup2(terminal, 2);
+    syscall(SYS_close_range, 3u, ~0u, 0u);
+    if (setrlimit(RLIMIT_NOFILE, &few))
+        return 1;
+    if (!helper_run(&echo, "x", 1, &answer, &e))
+        return strcmp(str_text(&answer), "x") ? 2 : 0;
+    return e.kind == ERR_HELPER && strstr(e.msg, ": cannot be confined: Too many open files") ? 100 : 3;
+}
+
+/* A child that cannot become Python says why to us, not to the terminal. */
+static void caller_with_few_descriptors(void **state)
+{
+    int refused = 0;
+
+    (void)state;
+    for (rlim_t more = 0; more < 6; more++) {
+        int terminal[2], status;
+        char said[16];
+        pid_t pid;
+
+        assert_int_equal(pipe(terminal), 0);
+        pid = fork();
+        if (!pid)
+            _exit(ask_with_few_descriptors(more, terminal[1]));
+        close(terminal[1]);
+        assert_int_equal(read(terminal[0], said, sizeof said), 0);
+        close(terminal[0]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status));
+        if (WEXITSTATUS(status) != 100)
+            assert_int_equal(WEXITSTATUS(status), 0);
+        refused += WEXITSTATUS(status) == 100;
+    }
+    assert_true(refused >= 3); /* one for each channel */
+}
+
 /* ---- which Python ------------------------------------------------------------------------------------------------ */
 
 static void ask_with(const char *variable, const char *path, const char *message)
@@ -503,6 +547,7 @@ int main(void)
         cmocka_unit_test(many_threads),
         cmocka_unit_test(caller_ignores_children),
         cmocka_unit_test(caller_without_standard_files),
+        cmocka_unit_test(caller_with_few_descriptors),
         cmocka_unit_test(choice_of_python),
     };
 
