@@ -386,9 +386,10 @@ static int swap_in(struct outdir *o, struct err *e)
 {
     if (o->replaces && file_exists(o->path)) {
         if (!may_be_replaced(o))
-            return err_set(
-                e, ERR_REFUSED,
-                "%s: is no longer what it was when this run began, and is left alone: give another directory", o->path);
+            return err_set(e, ERR_REFUSED,
+                           "%s: is no longer what it was when this run began, and is left alone: move it away, or give "
+                           "another directory",
+                           o->path);
         if (!renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_EXCHANGE))
             return 0;
         if (errno == EINVAL || errno == ENOSYS)

@@ -175,7 +175,6 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
                                .trace_begin = clock_wall(),
                                .progress = along_progress,
                                .user = along };
-    size_t told;
 
     for (size_t i = 0; i < journal->finished_n; i++)
         r->resumed_bytes += j->layout.item[journal->finished[i].item].bytes;
@@ -184,14 +183,30 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
         (j->along && along_begin(along, p, out->partial, e)) || run_pipeline(j, out, journal, &run, &r->run, e) ||
         check_sources(&j->ckpt, e))
         ranks_alarm(o->ranks);
-    told = j->notes.n;
-    if (together_end(t, j, out, &r->run, e))
-        return -1;
-    if (!ranks_first(o->ranks))
-        return 0;
-    note_losses(j, &r->run);
-    front_warn(o, &j->notes, told);
-    return o->strict ? notes_strict(&j->notes, e) : 0;
+    return together_end(t, j, out, &r->run, e);
+}
+
+static int judge_losses(struct export_job *j, const struct run_result *run, struct err *e)
+{
+    size_t told = j->notes.n;
+
+    note_losses(j, run);
+    front_warn(j->options, &j->notes, told);
+    return j->options->strict ? notes_strict(&j->notes, e) : 0;
+}
+
+/* All tensors are written and flushed, but what is next has failed: whoever goes on need not make them again. */
+static void record_all(const struct export_job *j, struct journal *journal, const struct run_result *run)
+{
+    struct finished *f = xmalloc((j->layout.items_n + 1) * sizeof *f);
+    struct err ignored = { 0 }; /* then some are made again */
+    size_t n = 0;
+
+    for (unsigned i = 0; i < j->layout.items_n; i++)
+        if (j->layout.item[i].bytes && !journal->done[i])
+            f[n++] = (struct finished){ .item = i, .hashed = true, .result = run->item[i] };
+    journal_add(journal, f, n, &ignored);
+    free(f);
 }
 
 /* What forbids the archive, before anything is written; and its FILE.partial. */
@@ -253,19 +268,20 @@ static uint64_t peak_rss(const struct rusage *usage)
     return kib * 1024;
 }
 
-/* Whether OUT.partial is worth keeping: something is finished, and what went wrong may be another day's luck. */
-static bool may_go_on(const struct journal *journal, const struct wb_ranks *ranks, const struct err *e)
+/* Whether OUT.partial is worth keeping: something is finished, and what went wrong may be another day's luck; or all
+ * is, and was refused for something that can be changed: --strict, or what stands in its place. */
+static bool may_go_on(const struct journal *journal, bool complete, const struct wb_ranks *ranks, const struct err *e)
 {
     return (ranks || journal->finished_n) && /* other ranks have journals too */
            (e->kind == ERR_CANCELLED || e->kind == ERR_IO || e->kind == ERR_SPACE || e->kind == ERR_NOMEM ||
-            e->kind == ERR_DEVICE);
+            e->kind == ERR_DEVICE || (complete && e->kind == ERR_REFUSED));
 }
 
 /* A run that must not be gone on with by this one is for others to decide about. */
-static bool put_away(struct outdir *out, bool begun, const struct journal *journal, const struct wb_ranks *ranks,
-                     const struct err *e)
+static bool put_away(struct outdir *out, bool begun, bool complete, const struct journal *journal,
+                     const struct wb_ranks *ranks, const struct err *e)
 {
-    bool resumable = e->kind && begun && may_go_on(journal, ranks, e);
+    bool resumable = e->kind && begun && may_go_on(journal, complete, ranks, e);
 
     if (!ranks_first(ranks) || resumable || (!begun && out->resumed))
         outdir_leave(out);
@@ -294,7 +310,7 @@ int export_by(const struct wb_options *o, struct export_way *way, char **report,
 {
     struct export_job j = { 0 };
     struct journal journal = { .fd = -1 };
-    bool begun = false, resumable;
+    bool begun = false, complete = false, resumable;
     struct export_result r = { .wall = clock_wall() };
     struct packing packing = { .file = { .fd = -1 } };
     struct along along = { .job = &j };
@@ -319,8 +335,10 @@ int export_by(const struct wb_options *o, struct export_way *way, char **report,
     begun = true;
     if (move_bytes(&j, &out, &journal, &t, &packing, &along, &r, &e))
         goto out;
-    if (ranks_first(o->ranks) && !job_nowhere(o) &&
-        (write_archive(&j, &packing, &along, &out, &r, &e) || publish(o, &out, &e)))
+    complete = ranks_first(o->ranks) && !job_nowhere(o);
+    if (ranks_first(o->ranks) && judge_losses(&j, &r.run, &e))
+        goto out;
+    if (complete && (write_archive(&j, &packing, &along, &out, &r, &e) || publish(o, &out, &e)))
         goto out;
     getrusage(RUSAGE_SELF, &after);
     r.wall = clock_wall() - r.wall;
@@ -334,8 +352,10 @@ out:
     along_release(&along, &e);
     json_decref(r.archive);
     outfile_discard(&packing.file);
+    if (complete && e.kind)
+        record_all(&j, &journal, &r.run);
     journal_close(&journal);
-    resumable = put_away(&out, begun, &journal, o->ranks, &e);
+    resumable = put_away(&out, begun, complete, &journal, o->ranks, &e);
     job_release(&j);
     front_result(&e, error);
     if (error)

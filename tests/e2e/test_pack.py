@@ -291,13 +291,16 @@ def test_resumed_with_an_archive(weighbridge, large, tmp_path, error):
 
 
 def test_refused_after_all_was_written(weighbridge, tmp_path):
-    """--strict knows what was lost when the last weight is written: then packing is stopped, and nothing is left."""
+    """--strict knows what was lost when the last weight is written: then packing is stopped, and no archive is left; what is converted is."""
     c = checkpoints.build("llama", config={"vocab_size": 12000, "hidden_size": 512})
     name = "model.layers.1.mlp.up_proj.weight"
     c.tensors[name] = checkpoints.tensor(np.full(c.tensors[name].shape, 1e30, np.float32), "BF16")
     c.write(tmp_path / "model")
     said = weighbridge.refuses("export", tmp_path / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz", "--strict")
-    assert "up_proj" in said and {p.name for p in tmp_path.iterdir()} == {"model"}
+    assert "up_proj" in said and "--resume goes on" in said and {p.name for p in tmp_path.iterdir()} == {"model", "out.partial"}
+    weighbridge.ok("export", tmp_path / "model", tmp_path / "out", "--pack", tmp_path / "x.wbz", "--resume", "--report", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["resumed"]["tensors"] == len(report["tensors"]) and report["bytes"]["read"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- looking

@@ -11,9 +11,10 @@ import time
 
 import checkpoints
 import int4
+import numpy as np
 import pytest
 from conftest import SANITIZER, tree
-from test_resume import JOURNAL, QUICK, contents
+from test_resume import JOURNAL, QUICK, contents, goes_on_from_all
 
 # Tests may run as root, on fewer processors than ranks, without ssh; libmpi's own leaks are not ours.
 MPI = {"OMPI_MCA_plm": "isolated", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -181,6 +182,17 @@ def test_another_number_of_ranks_goes_on(weighbridge, model, tmp_path):
         assert tree(out) == whole
         assert comparable(report) == comparable(tmp_path / "one.json")
         assert not out.with_name(out.name + ".partial").exists()
+
+
+def test_what_all_ranks_made_is_kept_when_it_is_refused(weighbridge, tmp_path):
+    ckpt = checkpoints.build("llama", dtype="F32", config=SMALL)
+    name = "model.layers.1.mlp.up_proj.weight"
+    ckpt.tensors[name] = checkpoints.tensor(np.full(ckpt.tensors[name].shape, 1e38), "F32")
+    model = ckpt.write(tmp_path / "model", shards=3).path
+    weighbridge.ok("export", model, tmp_path / "one", *QUICK)
+    said = weighbridge.refuses("export", model, tmp_path / "out", *QUICK, "--strict", prefix=ranks(3), env=MPI)
+    assert "up_proj" in said
+    goes_on_from_all(weighbridge, model, tmp_path / "out", said, tmp_path / "one")
 
 
 def test_what_ranks_left_is_taken_over(weighbridge, model, tmp_path):

@@ -117,6 +117,16 @@ def test_tensors_in_row_panels_and_tied_ones(weighbridge, tmp_path):
     assert resumed > 10
 
 
+def goes_on_from_all(weighbridge, model, out, said, whole, *args):
+    """All was converted when it was refused: --resume publishes it, and reads no weight."""
+    report = out.with_name("all.json")
+    assert f"weighbridge: note: {out}.partial keeps what is finished: the same export with --resume goes on from there\n" in said
+    weighbridge.ok("export", model, out, *QUICK, "--resume", *args, "--report", report)
+    assert tree(out) == tree(whole) and not out.with_name(out.name + ".partial").exists()
+    all_ = json.loads(report.read_text())
+    assert all_["resumed"]["tensors"] == sum(t["file"] != "model.onnx" for t in all_["tensors"]) and all_["bytes"]["read"] == 0
+
+
 def test_losses_counted_before_are_reported_and_refused(weighbridge, tmp_path):
     """--strict must not be fooled by an interruption; so counters are part of the journal."""
     ckpt = checkpoints.build("llama", dtype="F32", config=SMALL)
@@ -130,7 +140,11 @@ def test_losses_counted_before_are_reported_and_refused(weighbridge, tmp_path):
     assert report_of(tmp_path / "out.json") == report_of(tmp_path / "whole.json")
     broken(weighbridge, model, tmp_path / "strict")
     said = weighbridge.refuses("export", model, tmp_path / "strict", *QUICK, "--resume", "--strict")
-    assert "infinite" in said and not (tmp_path / "strict.partial").exists() and not (tmp_path / "strict").exists()
+    assert "infinite" in said and not (tmp_path / "strict").exists()
+    goes_on_from_all(weighbridge, model, tmp_path / "strict", said, tmp_path / "whole")
+    said = weighbridge.refuses("export", model, tmp_path / "anew", *QUICK, "--strict")
+    assert "infinite" in weighbridge.refuses("export", model, tmp_path / "anew", *QUICK, "--strict", "--resume")
+    goes_on_from_all(weighbridge, model, tmp_path / "anew", said, tmp_path / "whole")
 
 
 def test_drafts_too(weighbridge, tmp_path):
@@ -344,6 +358,41 @@ def test_a_second_run_into_the_same_place_is_refused(weighbridge_release, larger
     finally:
         first.send_signal(signal.SIGCONT)
     assert first.wait() == 0 and sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def meanwhile(program, change, model, out, *args):
+    """A run that is stopped for a moment as soon as it writes, for something to be done then; -> what it said, as it fails."""
+    run = start(program, "export", model, out, *QUICK, *args, "--io", "fault", env={"WEIGHBRIDGE_FAULT": "at_most=65536"})
+    while not (out.with_name(out.name + ".partial") / "onnx_model.data").exists():
+        assert run.poll() is None
+        time.sleep(0.001)
+    run.send_signal(signal.SIGSTOP)
+    change()
+    run.send_signal(signal.SIGCONT)
+    said = run.communicate()[1].decode()
+    assert run.returncode == 1, said
+    return said
+
+
+@pytest.mark.parametrize("args", [[], ["--overwrite"]])
+def test_an_out_that_becomes_anothers_meanwhile(weighbridge_release, larger, tmp_path, args):
+    """It stays; what was converted is published once it is out of the way."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    weighbridge_release.ok("export", larger, tmp_path / "whole", *QUICK)
+    if args:
+        shutil.copytree(tmp_path / "whole", out)
+
+    def change():
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+
+    said = meanwhile(weighbridge_release, change, larger, out, *args)
+    assert f"{out}: is no longer what it was" in said if args else f"cannot be renamed to {out}" in said, said
+    assert tree(out) == {"thesis.txt": b"years of work"}
+    out.rename(other)
+    goes_on_from_all(weighbridge_release, larger, out, said, tmp_path / "whole", *args)
+    assert tree(other) == {"thesis.txt": b"years of work"}
 
 
 def test_killed_at_random_times(weighbridge_release, larger, tmp_path):
