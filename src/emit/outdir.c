@@ -439,13 +439,24 @@ static void tidy(const struct outdir *o, int fd)
     fsync(fd);
 }
 
+int outdir_still_there(struct outdir *o, struct err *e)
+{
+    if (is_there(o->fd, o->partial))
+        return 0;
+    outdir_leave(o);
+    return err_set(e, ERR_REFUSED,
+                   "%s: is no longer the directory that this run has written to, which was moved or renamed: nothing "
+                   "is published",
+                   o->partial);
+}
+
 int outdir_publish(struct outdir *o, struct err *e)
 {
     int fd = o->fd, ret;
 
     if (fsync(fd))
         return err_errno(e, errno, "%s: cannot be flushed to disk", o->partial);
-    if (swap_in(o, e))
+    if (outdir_still_there(o, e) || swap_in(o, e))
         return -1;
     o->fd = -1; /* it is OUT's from here on: nothing of it may be discarded */
     ret = flush_parent(o, e);

@@ -63,8 +63,11 @@ int outdir_go_on(struct outdir *o, const char *out, bool replaces, struct arena 
 const char *const *outdir_names(const struct outdir *o, const char *prefix, struct arena *a);
 /* Removes what is in OUT.partial but the journal and the files `keep`, at most OUTDIR_KEEP_MOST; NULL ends them. */
 int outdir_clear(const struct outdir *o, const char *const *keep, struct err *e);
-/* Flushes the directory and renames. The files in it have been flushed by those who wrote them. Refuses to replace an
- * OUT that has since become something else than what outdir_check saw. */
+/* Refuses where the name OUT.partial means something else by now, or nothing: then the struct lets go of the directory,
+ * so that neither what was moved nor what has taken its name is published or removed. */
+int outdir_still_there(struct outdir *o, struct err *e);
+/* Flushes the directory and renames, if it is still there. The files in it have been flushed by those who wrote them.
+ * Refuses to replace an OUT that has since become something else than what outdir_check saw. */
 int outdir_publish(struct outdir *o, struct err *e);
 /* Removes OUT.partial and what is in it. */
 void outdir_discard(struct outdir *o);

@@ -223,7 +223,7 @@ static int begin_archive(struct export_job *j, struct packing *p, struct err *e)
 
 /* The files of OUT.partial, complete and not yet published. The archive takes its place first: of the two renames it is
  * the one that may be without the other. */
-static int write_archive(struct export_job *j, struct packing *p, struct along *along, const struct outdir *out,
+static int write_archive(struct export_job *j, struct packing *p, struct along *along, struct outdir *out,
                          struct export_result *r, struct err *e)
 {
     json_t *doc;
@@ -231,7 +231,7 @@ static int write_archive(struct export_job *j, struct packing *p, struct along *
     if (!j->options->archive)
         return 0;
     if ((j->along ? along_end(along, e) : packing_write(p, out->partial, j->options, &j->budget, &j->arena, e)) ||
-        outfile_publish(&p->file, &j->arena, e))
+        outdir_still_there(out, e) || outfile_publish(&p->file, &j->arena, e))
         return -1;
     doc = packing_document(&p->result, j->options->archive);
     json_object_set_new(doc, "wall", json_real(p->wall));
@@ -281,7 +281,9 @@ static bool may_go_on(const struct journal *journal, bool complete, const struct
 static bool put_away(struct outdir *out, bool begun, bool complete, const struct journal *journal,
                      const struct wb_ranks *ranks, const struct err *e)
 {
-    bool resumable = e->kind && begun && may_go_on(journal, complete, ranks, e);
+    struct err ignored = { 0 };
+    bool there = out->fd >= 0 && !outdir_still_there(out, &ignored);
+    bool resumable = e->kind && begun && there && may_go_on(journal, complete, ranks, e);
 
     if (!ranks_first(ranks) || resumable || (!begun && out->resumed))
         outdir_leave(out);

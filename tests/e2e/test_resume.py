@@ -395,6 +395,32 @@ def test_an_out_that_becomes_anothers_meanwhile(weighbridge_release, larger, tmp
     assert tree(other) == {"thesis.txt": b"years of work"}
 
 
+@pytest.mark.parametrize("args, strange", [([], True), (["--overwrite"], True), ([], False), (["--pack", "{}.wbz", "--memory", "39M"], True)])
+def test_a_partial_that_is_moved_meanwhile(weighbridge_release, larger, tmp_path, args, strange):
+    """What has its name by then is neither published nor packed nor removed; with its name back it is gone on from."""
+    out, partial, moved = tmp_path / "out", tmp_path / "out.partial", tmp_path / "moved"
+    args = [a.format(out) for a in args]
+    weighbridge_release.ok("export", larger, tmp_path / "whole", *QUICK)
+    if "--overwrite" in args:
+        shutil.copytree(tmp_path / "whole", out)
+
+    def change():
+        partial.rename(moved)
+        if strange:
+            partial.mkdir()
+            (partial / "thesis.txt").write_text("years of work")
+
+    said = meanwhile(weighbridge_release, change, larger, out, *args)
+    assert f"{partial}: is no longer the directory that this run has written to" in said and said.count("\n") == 1, said
+    assert {p.name for p in tmp_path.iterdir()} == {"whole", "moved"} | set(["out"] * ("--overwrite" in args) + ["out.partial"] * strange)
+    if strange:
+        assert tree(partial) == {"thesis.txt": b"years of work"}
+        partial.rename(tmp_path / "thesis")
+    moved.rename(partial)
+    weighbridge_release.ok("export", larger, out, *QUICK, "--resume", *args, "--report", tmp_path / "r.json")
+    assert tree(out) == tree(tmp_path / "whole") and json.loads((tmp_path / "r.json").read_text())["bytes"]["read"] == 0
+
+
 def test_killed_at_random_times(weighbridge_release, larger, tmp_path):
     """The older export or the new one, whole; and --resume, which is killed too, ends in the same bytes."""
     other = checkpoints.make(tmp_path / "other", "llama", config=SMALL).path

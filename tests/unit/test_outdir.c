@@ -433,6 +433,50 @@ static void out_that_vanished_meanwhile(void **state)
     assert_file("out/model.onnx", "new");
 }
 
+/* What stands under the name of OUT.partial at the end may be another's; and ours may be wanted where it went. */
+static void moved_meanwhile(bool replaces, bool strange)
+{
+    struct outdir o;
+    struct err e = { 0 };
+
+    if (replaces)
+        make_export("out", "old");
+    create(&o, replaces);
+    write_in(&o, "new");
+    assert_int_equal(rename(scratch_path("out.partial"), scratch_path("moved")), 0);
+    if (strange)
+        make_export("out.partial", "theirs");
+    assert_int_equal(outdir_publish(&o, &e), -1);
+    assert_says(&e, ERR_REFUSED, "out.partial: is no longer the directory that this run has written to");
+    outdir_discard(&o);
+    assert_file("moved/model.onnx", "new");
+    assert_true(scratch_has("moved/.weighbridge-partial"));
+    if (strange)
+        assert_file("out.partial/model.onnx", "theirs");
+    if (replaces)
+        assert_file("out/model.onnx", "old");
+    assert_int_equal(scratch_has("out.partial"), strange);
+    assert_int_equal(scratch_has("out"), replaces);
+}
+
+static void partial_that_was_moved(void **state)
+{
+    (void)state;
+    moved_meanwhile(false, false);
+}
+
+static void partial_that_was_replaced(void **state)
+{
+    (void)state;
+    moved_meanwhile(false, true);
+}
+
+static void partial_that_was_replaced_beside_an_export(void **state)
+{
+    (void)state;
+    moved_meanwhile(true, true);
+}
+
 /* ------------------------------------------------------------------------------------------------ OUT.partial */
 
 static void leftovers(void **state)
@@ -711,6 +755,9 @@ int main(void)
         TEST(failed_first_publication),
         TEST(out_that_changed_meanwhile),
         TEST(out_that_vanished_meanwhile),
+        TEST(partial_that_was_moved),
+        TEST(partial_that_was_replaced),
+        TEST(partial_that_was_replaced_beside_an_export),
         TEST(leftovers),
         TEST(partial_that_is_a_link_or_a_file),
         TEST(stuck_link),
