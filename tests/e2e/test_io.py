@@ -277,16 +277,17 @@ def test_the_page_cache_is_left_as_it_was(weighbridge_release, large, tmp_path, 
         pytest.skip("files are in memory here")
     first, second = sorted(large.glob("*.safetensors"))
     headers = 64  # pages that the deciding half has read
+    moving = 16  # that the kernel moves about at this moment, and are not to be seen; what is dropped is dropped by the thousand
     prefix = forbid(forbidden) if forbidden else []
     drop(large)
     first.read_bytes()
     before = cached(first)
-    assert before * mmap.PAGESIZE >= first.stat().st_size and cached(second) == 0
+    assert (before + moving) * mmap.PAGESIZE >= first.stat().st_size and cached(second) == 0
     r = weighbridge_release("export", large, tmp_path / "out", "--io", io, *QUICK, prefix=prefix, any_status=True)
     if r.status == 77:
         pytest.skip(r.stderr.strip())
     assert r.status == 0, r.stderr
-    assert cached(first) == before
+    assert abs(cached(first) - before) <= moving
     assert cached(second) <= headers
     assert pages_left(tmp_path / "out") <= 16  # heads
 
