@@ -290,10 +290,13 @@ def checkpoint(directory, name, layers=None, shards=1):
     return model, paths, sum(map(os.path.getsize, paths))
 
 
+def plan(program, model, options):
+    return json.loads(subprocess.run([program, "plan", model, "--json", *options], capture_output=True, text=True, check=True).stdout)
+
+
 def output_bytes(program, model, options):
     """What an export of it writes."""
-    plan = subprocess.run([program, "plan", model, "--json", *options], capture_output=True, text=True, check=True)
-    return json.loads(plan.stdout)["bytes"]["write"]
+    return plan(program, model, options)["bytes"]["write"]
 
 
 def with_template(model, directory):

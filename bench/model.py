@@ -13,13 +13,15 @@ rate / use source bytes a second; the export does the least of these, for all st
   both      storage, all bytes while it does both         1 + W            1 + W
   memory    of the host, all bytes                        2 + 3 W          2 + 3 W    (in, worker or copy-in, copy-out, hash, out)
   workers   source bytes that all threads transform       1                -
+            (of a cached source: 1 / (1 / transform + 1 / map), for they map its pages as well)
   hash      the writer's thread                           W                W
   pcie      of one device, each direction                 -                1 / N and W / N; feed nccl: 1 and W / N
   nvlink    out of the device that is fed (feed nccl)     -                (N - 1) / N
   kernels   source bytes that one device transforms       -                1 / N
   driver    tiles that one thread can start, in bytes     -                1
 
-Seconds of an export: start + bytes / rate; start is the plan, and the first touch of the buffers.
+Seconds of an export: start + bytes / rate; start is the plan, and the first touch of the buffers (at what a host takes to hand
+out memory, where this is a virtual machine).
 
 Machines are examples from data sheets and public measurements, not measurements of ours.  --check measures this machine's parts,
 predicts exports from (not) cached sources to (no) files on the CPU, does them, and prints predicted / measured.
@@ -30,6 +32,7 @@ import ctypes
 import ctypes.util
 import io
 import json
+import mmap
 import os
 import shutil
 import statistics
@@ -93,18 +96,51 @@ def timed(command):
     return time.monotonic() - begin
 
 
-def measure_hash():
-    """GB/s of the library's best variant over memory that is not cached."""
+def hash_seconds(buffer, size):
+    """CPU time of the library's best variant over memory that no cache holds."""
     library = ctypes.CDLL(ctypes.util.find_library("xxhash") or "libxxhash.so.0")
     hash_ = getattr(library, "XXH3_64bits_dispatch", library.XXH3_64bits)
-    hash_.argtypes, hash_.restype = [ctypes.c_char_p, ctypes.c_size_t], ctypes.c_uint64
-    data = b"\1" * (256 << 20)
-    best = INFINITE
-    for _ in range(5):
-        begin = time.thread_time()
-        hash_(data, len(data))
-        best = min(best, time.thread_time() - begin)
-    return len(data) / best / 1e9
+    hash_.argtypes, hash_.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
+    begin = time.thread_time()
+    hash_(ctypes.addressof(buffer), size)
+    return time.thread_time() - begin
+
+
+def measure_hash():
+    size = 256 << 20
+    data = (ctypes.c_char * size).from_buffer(bytearray(b"\1") * size)
+    return size / min(hash_seconds(data, size) for _ in range(5)) / 1e9
+
+
+def measure_mapping(paths, hash_rate):
+    """GB/s at which one thread maps the pages of cached files: what hashing them takes longer than hashing memory."""
+    seconds = size = 0
+    for path in paths:
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY) as m:
+            while f.read(1 << 24):
+                pass
+            view = (ctypes.c_char * len(m)).from_buffer(m)
+            seconds += hash_seconds(view, len(m))
+            size += len(m)
+            del view
+    more = seconds * 1e9 / size - 1 / hash_rate
+    return 1 / more if more > 0 else INFINITE
+
+
+def measure_start(o, buffers):
+    """Seconds of an export of next to nothing, and of touching as much memory as a larger one does."""
+    model, _, _ = export_bench.checkpoint(o.dir, "tiny")
+    least = min(timed([o.program, "export", model, os.path.join(o.dir, "out"), "-q", "--sink", "null"]) for _ in range(o.runs))
+    touch = []
+    for _ in range(o.runs):
+        time.sleep(3)
+        begin = time.monotonic()
+        with mmap.mmap(-1, buffers) as m:
+            m.madvise(mmap.MADV_HUGEPAGE)
+            for at in range(0, buffers, mmap.PAGESIZE):
+                m[at] = 1
+        touch.append(time.monotonic() - begin)
+    return least + statistics.median(touch)
 
 
 def measure_workers(bench, threads):
@@ -131,8 +167,9 @@ def measure(o, paths, size, written):
     both = statistics.median(disk(written, *paths) for _ in range(o.runs))
     os.unlink(scratch)
     workers, memory = measure_workers(os.path.join(o.tools, "transform_bench"), os.cpu_count())
+    hash_ = measure_hash()
     return {"read": size / read / 1e9, "write": written / write / 1e9, "both": (size + written) / both / 1e9, "memory": memory,
-            "workers": workers, "hash": measure_hash()}
+            "workers": workers, "hash": hash_, "map": measure_mapping(paths, hash_) * os.cpu_count()}
 
 
 # ---- and whether the formula holds ----
@@ -156,16 +193,19 @@ def check(o):
     model, paths, size = export_bench.checkpoint(o.dir, o.shape)
     written = export_bench.output_bytes(o.program, model, [])
     machine = measure(o, paths, size, written)
+    machine["start"] = measure_start(o, export_bench.plan(o.program, model, [])["memory"]["buffers"])
     print(f"{o.shape}: {size / 1e9:.2f} GB read, {written / 1e9:.2f} GB written; {o.runs} runs each, load {os.getloadavg()[0]:.1f}")
-    print("  ".join(f"{part} {machine[part]:.2f}" for part in machine) + "  (GB/s)")
+    print("  ".join(f"{part} {machine[part]:.2f}" for part in machine) + "  (GB/s; start: s)")
     print(f"{'source':<12} {'output':<8} {'predicted':>10} {'measured':>10} {'ratio':>6}  limited by")
     for cached in (False, True):
         for files in (False, True):
-            got, limit = rate(machine, uses(written / size, read=not cached, write=files))
+            workers = 1 / (1 / machine["workers"] + 1 / machine["map"]) if cached else machine["workers"]
+            got, limit = rate({**machine, "workers": workers}, uses(written / size, read=not cached, write=files))
+            predicted = machine["start"] + size / got / 1e9
             runs = [export_once(o, model, paths, cached, files) for _ in range(o.runs)]
             seconds = statistics.median(r["wall"] for r in runs)
-            print(f"{'cached' if cached else 'not cached':<12} {'files' if files else 'none':<8} {got:5.2f} GB/s {size / seconds / 1e9:5.2f} GB/s "
-                  f"{got * seconds * 1e9 / size:6.2f}  {limit}")
+            print(f"{'cached' if cached else 'not cached':<12} {'files' if files else 'none':<8} {predicted:8.2f} s {seconds:8.2f} s "
+                  f"{predicted / seconds:6.2f}  {limit}")
 
 
 def main():
