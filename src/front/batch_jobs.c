@@ -171,16 +171,20 @@ static const char *real_path(const char *path, struct arena *a)
     return trimmed;
 }
 
+/* Of the names that a run may give to what it writes. */
+static const char *const suffix[] = { "", ".partial", ".old" };
+
+enum { SUFFIXES = sizeof suffix / sizeof *suffix };
+
 /* Under any name that a run may give them. */
 static bool collide(const struct place *p, const struct place *q, struct arena *a)
 {
-    static const char *const suffix[] = { "", ".partial", ".old" };
     size_t n = strlen(p->real), m = strlen(q->real);
 
     if (strncmp(p->real, q->real, n < m ? n : m)) /* then not with anything behind them either; so it is mostly */
         return false;
-    for (size_t i = 0; i < 3; i++)
-        for (size_t k = 0; k < 3; k++) {
+    for (size_t i = 0; i < SUFFIXES; i++)
+        for (size_t k = 0; k < SUFFIXES; k++) {
             const char *one = arena_printf(a, "%s%s", p->real, suffix[i]);
             const char *other = arena_printf(a, "%s%s", q->real, suffix[k]);
 
@@ -233,17 +237,16 @@ static int refuse_report(const struct reading *r, const char *report, const char
     return err_set(r->e, ERR_USAGE, "--report %s: %s: choose another place", report, what);
 }
 
-/* What a job reads, and what it writes under any name that a run may give it. */
+/* What a job reads, and what it writes under any name that a run may give it. `real` is the report's own place. */
 static int check_report_by(const struct reading *r, const struct batch_jobs *b, size_t job, const struct key *k,
-                           const char *report)
+                           const char *report, const char *real)
 {
-    static const char *const suffix[] = { "", ".partial", ".old" };
     const char *path = *(const char *const *)((const char *)&b->v[job].opt + k->place);
 
-    for (size_t i = 0; path && i < (k->own ? sizeof suffix / sizeof *suffix : 1); i++) {
+    for (size_t i = 0; path && i < (k->own ? SUFFIXES : 1); i++) {
         const char *name = arena_printf(r->arena, "%s%s", outdir_path(r->arena, path), suffix[i]);
 
-        if (file_within(real_path(report, r->arena), real_path(name, r->arena)))
+        if (file_within(real, real_path(name, r->arena)))
             return refuse_report(r, report,
                                  arena_printf(r->arena, "is, or lies inside, \"%s\" of jobs[%zu]%s", k->name, job,
                                               i ? " while that is written" : ""));
@@ -254,13 +257,14 @@ static int check_report_by(const struct reading *r, const struct batch_jobs *b, 
 static int check_report(const struct reading *r, const struct batch_jobs *b, const char *report)
 {
     static const char *const own[] = { "", ".state", ".state.partial" };
+    const char *real = real_path(report, r->arena);
 
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (!strcmp(real_path(report, r->arena), real_path(arena_printf(r->arena, "%s%s", r->path, own[i]), r->arena)))
+        if (!strcmp(real, real_path(arena_printf(r->arena, "%s%s", r->path, own[i]), r->arena)))
             return refuse_report(r, report, i ? "is where this batch remembers what is done" : "is JOBS.json itself");
     for (size_t i = 0; i < b->n; i++)
         for (size_t k = 0; k < KEYS; k++)
-            if ((keys[k].kind == PATH || keys[k].kind == ADAPTER) && check_report_by(r, b, i, &keys[k], report))
+            if ((keys[k].kind == PATH || keys[k].kind == ADAPTER) && check_report_by(r, b, i, &keys[k], report, real))
                 return -1;
     return 0;
 }

@@ -126,26 +126,20 @@ static bool least_of(const struct job_devices *d, const struct wb_options *o, un
     return d->gpu.n > 1 && !o->gpu_memory && !o->strict_device && d->gpu.info[*least].free < d->gpu.info[*next].free;
 }
 
-bool job_devices_without_least(const struct job_devices *d, const struct wb_options *o, struct plan_budget *b)
+bool job_devices_without_least(const struct job_devices *d, const struct wb_options *o, struct plan_budget *b,
+                               struct err *why)
 {
     unsigned least, next;
+    char has[24], others[24];
 
     if (!b->devices || !least_of(d, o, &least, &next))
         return false;
     b->devices--;
     b->device_memory = usable(&d->gpu.info[next]);
+    err_set(why, ERR_DEVICE,
+            "%s of its memory are free, with which no device could hold whole tensors; the others have %s",
+            str_bytes(has, d->gpu.info[least].free), str_bytes(others, d->gpu.info[next].free));
     return true;
-}
-
-int job_devices_too_small(const struct job_devices *d, const struct wb_options *o, struct err *e)
-{
-    unsigned least, next;
-    char has[24], others[24];
-
-    least_of(d, o, &least, &next);
-    return err_set(e, ERR_DEVICE,
-                   "%s of its memory are free, with which no device could hold whole tensors; the others have %s",
-                   str_bytes(has, d->gpu.info[least].free), str_bytes(others, d->gpu.info[next].free));
 }
 
 bool job_devices_drop_least(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,

@@ -43,10 +43,10 @@ void job_devices_leave(struct job_devices *d, struct plan_budget *b, struct note
 /* The devices are too small, as `why` says: without the one that has the least, or false where that cannot help. */
 bool job_devices_drop_least(struct job_devices *d, const struct wb_options *o, struct plan_budget *b, struct notes *n,
                             struct arena *a, const struct err *why);
-/* What a plan without that one may count on; false: none can be left out. */
-bool job_devices_without_least(const struct job_devices *d, const struct wb_options *o, struct plan_budget *b);
-/* Says that it is too small for whole tensors. */
-int job_devices_too_small(const struct job_devices *d, const struct wb_options *o, struct err *e);
+/* What a plan without that one may count on, and why it would be left out: with it there are row panels only; false:
+ * none can be left out. */
+bool job_devices_without_least(const struct job_devices *d, const struct wb_options *o, struct plan_budget *b,
+                               struct err *why);
 /* After a run whose error is `e`: what its devices have done. True: a device was the reason, and another run, by a new
  * plan, may go on without it; `e` is clear then. */
 bool job_devices_go_on(struct job_devices *d, const struct wb_options *o, const struct run_result *r,

@@ -371,19 +371,16 @@ static int plan_by(struct export_job *j, const struct plan_budget *b, struct pla
     return plan_make(p, &j->ckpt, &j->layout, b, &j->arena, e);
 }
 
-/* All devices do as the smallest has to: it is left out where more tensors are held whole without it. */
+/* All devices do as the smallest has to: it is left out, as `why` says, where more tensors are held whole without it.
+ */
 static bool better_without_least(struct export_job *j, struct err *why)
 {
     struct plan_budget b = j->budget;
+    struct err none = { 0 };
     struct plan p;
 
-    if (!j->plan.paneled || !job_devices_without_least(&j->devices, j->options, &b) || plan_by(j, &b, &p, why) ||
-        p.paneled >= j->plan.paneled) {
-        *why = (struct err){ 0 };
-        return false;
-    }
-    job_devices_too_small(&j->devices, j->options, why);
-    return true;
+    return j->plan.paneled && job_devices_without_least(&j->devices, j->options, &b, why) &&
+           !plan_by(j, &b, &p, &none) && p.paneled < j->plan.paneled;
 }
 
 /* Devices that are too small are left alone where the CPU will do. */
