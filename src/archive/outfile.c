@@ -1,29 +1,14 @@
 #include "archive/outfile.h"
 #include "archive/archive.h"
-#include "emit/outdir.h"
 #include "io/file.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* As realpath has it, also of what is still to be made; false: its parent is not there. */
-static bool real_path(const char *path, char out[PATH_MAX], struct arena *a)
-{
-    const char *given = outdir_path(a, path), *slash = strrchr(given, '/'), *name = slash ? slash + 1 : given;
-    char parent[PATH_MAX];
-
-    if (realpath(path, out))
-        return true;
-    if (!realpath(outdir_parent(path, a), parent))
-        return false;
-    return snprintf(out, PATH_MAX, "%s/%s", strcmp(parent, "/") ? parent : "", name) < PATH_MAX;
-}
 
 /* FILE and FILE.partial against every name that `dir` may have while it is written. */
 static bool meet(const char *real_file, const char *real_dir, struct arena *a)
@@ -39,16 +24,13 @@ static bool meet(const char *real_file, const char *real_dir, struct arena *a)
 
 static int check_place(const char *path, const char *dir, struct arena *a, struct err *e)
 {
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    const char *parent = outdir_parent(path, a);
-    char real_parent[PATH_MAX], real_dir[PATH_MAX];
+    const char *name = file_name(path), *place = file_real_place(path, a);
 
     if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
         return err_set(e, ERR_USAGE, "%s: cannot be an archive: expected a path that ends in the name of a file", path);
-    if (!realpath(parent, real_parent))
-        return err_errno(e, errno, "%s: its directory %s cannot be used, create it first", path, parent);
-    if (dir && real_path(dir, real_dir, a) &&
-        meet(arena_printf(a, "%s/%s", strcmp(real_parent, "/") ? real_parent : "", name), real_dir, a))
+    if (!place)
+        return err_errno(e, errno, "%s: its directory %s cannot be used, create it first", path, file_parent(path, a));
+    if (dir && meet(place, file_real_path(dir, a), a))
         return err_set(e, ERR_REFUSED, "%s: is or lies inside %s, which it is to hold: give a place beside it", path,
                        dir);
     return 0;
@@ -146,7 +128,7 @@ int outfile_publish(struct outfile *o, struct arena *a, struct err *e)
         return -1;
     close(o->fd);
     o->fd = -1;
-    return file_flush_directory(outdir_parent(o->path, a), e);
+    return file_flush_directory(file_parent(o->path, a), e);
 }
 
 void outfile_discard(struct outfile *o)

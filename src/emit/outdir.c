@@ -15,54 +15,22 @@
 
 #define ASIDE ".weighbridge-aside" /* stands in OUT.partial while the older export may be called OUT.old */
 
-char *outdir_path(struct arena *a, const char *path)
-{
-    char *p = arena_strdup(a, path);
-    size_t n = strlen(p);
-
-    while (n > 1 && p[n - 1] == '/')
-        p[--n] = 0;
-    return p;
-}
-
-static const char *parent_of(struct arena *a, const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *p;
-
-    if (!slash)
-        return ".";
-    if (slash == path)
-        return "/";
-    p = arena_strdup(a, path);
-    p[slash - path] = 0;
-    return p;
-}
-
-const char *outdir_parent(const char *out, struct arena *a) { return parent_of(a, outdir_path(a, out)); }
-
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    return slash ? slash + 1 : path;
-}
-
 static int check_place(const char *out, const char *model, struct arena *a, struct err *e)
 {
     static const char *const suffix[] = { "", ".partial", ".old" }; /* every name that a run may give it */
-    const char *parent = parent_of(a, out), *name = last_part(out);
-    char real_parent[PATH_MAX], real_model[PATH_MAX];
+    const char *place = file_real_place(out, a), *name = file_name(out);
+    char real_model[PATH_MAX];
 
     if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
         return err_set(e, ERR_USAGE,
                        "%s: cannot be an output directory: expected a path that ends in the name of a directory", out);
-    if (!realpath(parent, real_parent))
-        return err_errno(e, errno, "%s: its parent directory %s cannot be used, create it first", out, parent);
+    if (!place)
+        return err_errno(e, errno, "%s: its parent directory %s cannot be used, create it first", out,
+                         file_parent(out, a));
     if (!realpath(model, real_model))
         return err_errno(e, errno, "%s: cannot be opened", model);
     for (size_t i = 0; i < sizeof suffix / sizeof *suffix; i++) {
-        const char *real = arena_printf(a, "%s/%s%s", strcmp(real_parent, "/") ? real_parent : "", name, suffix[i]);
+        const char *real = arena_printf(a, "%s%s", place, suffix[i]);
 
         if (file_within(real, real_model) || file_within(real_model, real))
             return err_set(
@@ -90,7 +58,7 @@ static bool is_empty(const char *path)
 
 int outdir_check(const char *given, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e)
 {
-    const char *out = outdir_path(a, given);
+    const char *out = file_trimmed(given, a);
     struct stat st;
 
     *exists = false;
@@ -239,7 +207,7 @@ const char *const *outdir_names(const struct outdir *o, const char *prefix, stru
 
 static void name_all(struct outdir *o, const char *given, struct arena *a)
 {
-    *o = (struct outdir){ .path = outdir_path(a, given), .fd = -1 };
+    *o = (struct outdir){ .path = file_trimmed(given, a), .fd = -1 };
     o->partial = arena_printf(a, "%s.partial", o->path);
     o->aside = arena_printf(a, "%s.old", o->path);
 }
@@ -325,7 +293,7 @@ static bool is_older(int fd)
 
 int outdir_check_whole(const char *dir, struct arena *a, struct err *e)
 {
-    const char *shown = outdir_path(a, dir);
+    const char *shown = file_trimmed(dir, a);
     int fd = open(shown, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     char real[PATH_MAX];
 
@@ -406,7 +374,7 @@ static int swap_in(struct outdir *o, struct err *e)
 static int flush_parent(const struct outdir *o, struct err *e)
 {
     struct arena a = { 0 };
-    const char *parent = parent_of(&a, o->path);
+    const char *parent = file_parent(o->path, &a);
     int ret = file_flush_directory(parent, e);
 
     arena_release(&a);

@@ -38,11 +38,6 @@ struct outdir {
  * `*exists`: there is an OUT to replace. */
 int outdir_check(const char *out, const char *model, bool overwrite, bool *exists, struct arena *a, struct err *e);
 
-/* OUT without slashes behind it. */
-char *outdir_path(struct arena *a, const char *out);
-/* The directory that OUT stands in: its file system takes the bytes. */
-const char *outdir_parent(const char *out, struct arena *a);
-
 /* Refuses a directory that is not whole: OUT.partial of a run that lives or was interrupted, and an older export that
  * is on its way to be removed. An OUT is whole also where its publication was killed before the mark was taken away. */
 int outdir_check_whole(const char *dir, struct arena *a, struct err *e);

@@ -188,7 +188,7 @@ static int check_room(struct task *t, const struct export_job *j, struct err *e)
     char need[24], have[24];
     struct stat st;
 
-    if (stat(outdir_parent(t->job->opt.out, &t->batch->arena), &st) || j->out_exists)
+    if (stat(file_parent(t->job->opt.out, &t->batch->arena), &st) || j->out_exists)
         return 0;
     t->dev = st.st_dev;
     t->need = j->need > left ? j->need - left : 0;

@@ -1,10 +1,8 @@
 /* batch_jobs.c - JOBS.json: [{"model": ..., "out": ..., options by their names in export}, ...], or
  * {"defaults": {options}, "jobs": [...]}. Paths are relative to the directory of JOBS.json. */
 #include "base/json.h"
-#include "emit/outdir.h"
 #include "front/batch.h"
 #include "io/file.h"
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -147,7 +145,7 @@ static int read_job(const struct reading *r, struct batch_job *job, size_t index
             set_option(r, &job->opt, &keys[i], v);
     job->model = json_string_value(json_object_get(given, "model"));
     job->archive = json_string_value(json_object_get(given, "pack"));
-    job->name = outdir_path(r->arena, json_string_value(json_object_get(given, "out")));
+    job->name = file_trimmed(json_string_value(json_object_get(given, "out")), r->arena);
     return 0;
 }
 
@@ -157,19 +155,6 @@ struct place {
     size_t job;
     const char *key, *real;
 };
-
-/* Of what may not be there yet: its parent's real path and its name. */
-static const char *real_path(const char *path, struct arena *a)
-{
-    const char *trimmed = outdir_path(a, path), *slash = strrchr(trimmed, '/');
-    char real[PATH_MAX];
-
-    if (realpath(trimmed, real))
-        return arena_strdup(a, real);
-    if (realpath(outdir_parent(trimmed, a), real))
-        return arena_printf(a, "%s/%s", strcmp(real, "/") ? real : "", slash ? slash + 1 : trimmed);
-    return trimmed;
-}
 
 /* Of the names that a run may give to what it writes. */
 static const char *const suffix[] = { "", ".partial", ".old" };
@@ -215,16 +200,16 @@ static int check_places(const struct reading *r, const struct batch_jobs *b)
     size_t n = 0;
 
     for (size_t i = 0; i < b->n; i++) {
-        written[n++] = (struct place){ i, "out", real_path(b->v[i].opt.out, r->arena) };
+        written[n++] = (struct place){ i, "out", file_real_path(b->v[i].opt.out, r->arena) };
         if (b->v[i].opt.archive)
-            written[n++] = (struct place){ i, "pack", real_path(b->v[i].opt.archive, r->arena) };
+            written[n++] = (struct place){ i, "pack", file_real_path(b->v[i].opt.archive, r->arena) };
     }
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < i; k++)
             if (written[i].job != written[k].job && refuse_pair(r, &written[k], &written[i]))
                 return -1;
     for (model.job = 0; model.job < b->n; model.job++) {
-        model.real = real_path(b->v[model.job].opt.model, r->arena);
+        model.real = file_real_path(b->v[model.job].opt.model, r->arena);
         for (size_t i = 0; i < n; i++)
             if (written[i].job != model.job && refuse_pair(r, &model, &written[i]))
                 return -1;
@@ -244,9 +229,9 @@ static int check_report_by(const struct reading *r, const struct batch_jobs *b, 
     const char *path = *(const char *const *)((const char *)&b->v[job].opt + k->place);
 
     for (size_t i = 0; path && i < (k->own ? SUFFIXES : 1); i++) {
-        const char *name = arena_printf(r->arena, "%s%s", outdir_path(r->arena, path), suffix[i]);
+        const char *name = arena_printf(r->arena, "%s%s", file_trimmed(path, r->arena), suffix[i]);
 
-        if (file_within(real, real_path(name, r->arena)))
+        if (file_within(real, file_real_path(name, r->arena)))
             return refuse_report(r, report,
                                  arena_printf(r->arena, "is, or lies inside, \"%s\" of jobs[%zu]%s", k->name, job,
                                               i ? " while that is written" : ""));
@@ -257,10 +242,10 @@ static int check_report_by(const struct reading *r, const struct batch_jobs *b, 
 static int check_report(const struct reading *r, const struct batch_jobs *b, const char *report)
 {
     static const char *const own[] = { "", ".state", ".state.partial" };
-    const char *real = real_path(report, r->arena);
+    const char *real = file_real_path(report, r->arena);
 
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (!strcmp(real, real_path(arena_printf(r->arena, "%s%s", r->path, own[i]), r->arena)))
+        if (!strcmp(real, file_real_path(arena_printf(r->arena, "%s%s", r->path, own[i]), r->arena)))
             return refuse_report(r, report, i ? "is where this batch remembers what is done" : "is JOBS.json itself");
     for (size_t i = 0; i < b->n; i++)
         for (size_t k = 0; k < KEYS; k++)

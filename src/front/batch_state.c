@@ -1,6 +1,5 @@
 /* batch_state.c - JOBS.json.state: {"outs": {OUT: {"job", "manifest", "now", "files", "pack"}}}. */
 #include "base/json.h"
-#include "emit/outdir.h"
 #include "front/batch.h"
 #include "front/document.h"
 #include "io/file.h"
@@ -53,10 +52,8 @@ static int read_outs(struct batch_state *s, const char *path, struct err *e)
 
 int batch_state_open(struct batch_state *s, const char *jobs, struct arena *a, struct err *e)
 {
-    const char *slash = strrchr(jobs, '/');
-
-    *s = (struct batch_state){ .dir = outdir_parent(jobs, a),
-                               .name = arena_printf(a, "%s.state", slash ? slash + 1 : jobs),
+    *s = (struct batch_state){ .dir = file_parent(jobs, a),
+                               .name = arena_printf(a, "%s.state", file_name(jobs)),
                                .lock = -1 };
     return lock_jobs(s, jobs, e) || read_outs(s, arena_printf(a, "%s.state", jobs), e) ? -1 : 0;
 }

@@ -453,7 +453,7 @@ static int check_space(struct export_job *j, struct err *e)
     for (size_t i = 0; i < j->side.n; i++)
         j->need += j->side.v[i].size;
     j->need += (j->side.n + j->layout.files_n + 2) * 4096; /* file ends and the directory */
-    if (file_space(outdir_parent(j->options->out, &j->arena), &j->disk_free, e))
+    if (file_space(file_parent(j->options->out, &j->arena), &j->disk_free, e))
         return -1;
     j->disk_free += outdir_left(j->options->out, &j->arena);
     return job_space(j->options->out, j->need, j->disk_free, e);

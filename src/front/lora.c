@@ -61,7 +61,7 @@ int wb_lora_insert(const struct wb_options *o, char **report, struct wb_error *e
         err_set(&e, ERR_USAGE, "no directory of an export was given");
         goto out;
     }
-    dir = outdir_path(&a, o->out); /* "out/" would open through a link */
+    dir = file_trimmed(o->out, &a); /* "out/" would open through a link */
     path = arena_printf(&a, "%s/model.onnx", dir);
     if (outdir_check_whole(dir, &a, &e) || !(m = onnx_load(path, &e)))
         goto out;

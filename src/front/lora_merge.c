@@ -309,7 +309,7 @@ static int check_place(struct merging *g, bool *exists, struct err *e)
         return -1;
     for (size_t i = 0; i < g->side.n; i++)
         need += g->side.v[i].size;
-    if (file_space(outdir_parent(o->out, &g->arena), &have, e) || job_space(o->out, need, have, e))
+    if (file_space(file_parent(o->out, &g->arena), &have, e) || job_space(o->out, need, have, e))
         return -1;
     return o->strict ? notes_strict(&g->notes, e) : 0;
 }

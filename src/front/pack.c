@@ -6,7 +6,6 @@
 #include "front/front.h"
 #include "front/job.h"
 #include "io/file.h"
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,10 +38,9 @@ static int check_memory(const struct plan_budget *b, struct err *e)
 /* Nothing is written inside what is read from. */
 static int check_model(const struct wb_options *o, struct arena *a, struct err *e)
 {
-    char place[PATH_MAX], model[PATH_MAX];
+    const char *place = file_real_place(o->archive, a);
 
-    if (o->model && realpath(outdir_parent(o->archive, a), place) && realpath(o->model, model) &&
-        file_within(place, model))
+    if (o->model && place && file_within(file_parent(place, a), file_real_path(o->model, a)))
         return err_set(e, ERR_REFUSED, "%s: lies inside %s, which is read from: give a place beside it", o->archive,
                        o->model);
     return 0;
@@ -118,7 +116,7 @@ int wb_pack(const struct wb_options *o, char **report, struct wb_error *error)
     }
     if (packing_check(o, &b, &exists, &a, &e) || outdir_check_whole(o->out, &a, &e) ||
         outfile_create(&p.file, o->archive, exists, &a, &e) ||
-        packing_write(&p, outdir_path(&a, o->out), o, &b, &a, &e) || outfile_publish(&p.file, &a, &e))
+        packing_write(&p, file_trimmed(o->out, &a), o, &b, &a, &e) || outfile_publish(&p.file, &a, &e))
         goto out;
     if (report)
         *report = report_text(&p.result, o, p.wall);
@@ -145,7 +143,7 @@ static int check_space(struct unpacking *u, struct err *e)
     char need[24], have[24];
     uint64_t bytes;
 
-    if (file_space(outdir_parent(u->o->out, &u->arena), &bytes, e))
+    if (file_space(file_parent(u->o->out, &u->arena), &bytes, e))
         return -1;
     if (bytes < u->archive.bytes)
         return err_set(e, ERR_SPACE, "%s: unpacking %s needs %s there, %s are free: make room or give another place",

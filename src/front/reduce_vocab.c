@@ -237,13 +237,6 @@ static int choose(struct reduce *r, struct err *e)
 
 /* ---- what is written ---- */
 
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    return slash ? slash + 1 : path;
-}
-
 static json_t *description(const struct reduce *r)
 {
     json_t *o = json_object();
@@ -251,7 +244,7 @@ static json_t *description(const struct reduce *r)
     put_u64(o, "vocab_size", r->vocab);
     put_u64(o, "reduced_vocab_size", r->o->vocab_size);
     put_text(o, "method", methods[r->method].written);
-    put_text(o, "dataset", last_part(r->o->corpus));
+    put_text(o, "dataset", file_name(r->o->corpus));
     put_u64(o, "max_samples", r->o->max_samples ? r->o->max_samples : r->counts.records);
     if (r->d2t_n)
         put_u64(o, "d2t_tensor_size", r->d2t_n);

@@ -1,6 +1,7 @@
 #include "io/file.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,53 @@ bool file_within(const char *inner, const char *outer)
     size_t n = strlen(outer);
 
     return !strncmp(inner, outer, n) && (!inner[n] || inner[n] == '/' || outer[n - 1] == '/');
+}
+
+char *file_trimmed(const char *path, struct arena *a)
+{
+    char *p = arena_strdup(a, path);
+    size_t n = strlen(p);
+
+    while (n > 1 && p[n - 1] == '/')
+        p[--n] = 0;
+    return p;
+}
+
+const char *file_parent(const char *path, struct arena *a)
+{
+    char *p = file_trimmed(path, a), *slash = strrchr(p, '/');
+
+    if (!slash)
+        return ".";
+    slash[slash == p] = 0;
+    return p;
+}
+
+const char *file_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
+const char *file_real_place(const char *path, struct arena *a)
+{
+    char parent[PATH_MAX];
+
+    if (!realpath(file_parent(path, a), parent))
+        return NULL;
+    return arena_printf(a, "%s/%s", strcmp(parent, "/") ? parent : "", file_name(file_trimmed(path, a)));
+}
+
+const char *file_real_path(const char *path, struct arena *a)
+{
+    const char *given = file_trimmed(path, a), *place;
+    char real[PATH_MAX];
+
+    if (realpath(given, real))
+        return arena_strdup(a, real);
+    place = file_real_place(given, a);
+    return place ? place : given;
 }
 
 int file_pread(int fd, const char *name, void *buf, size_t n, uint64_t off, struct err *e)

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "base/arena.h"
 #include "base/err.h"
 
 /* Says whether a path still names the same, unchanged file. */
@@ -29,6 +30,19 @@ bool file_is_regular(const char *path);                 /* or a link to one */
 bool file_exists(const char *path);                     /* follows links; any kind of file */
 bool file_same_directory(const char *a, const char *b); /* both are there and are one */
 bool file_within(const char *inner, const char *outer); /* is it or lies below it; both are real paths */
+
+/* Of a path, whether it is there or not: without slashes behind; the directory that it stands in, "." where it names
+ * none; its last part, empty if a slash is behind. What these and the next return lives in the arena or is a part of
+ * `path`. */
+char *file_trimmed(const char *path, struct arena *a);
+const char *file_parent(const char *path, struct arena *a);
+const char *file_name(const char *path);
+/* Where a name stands, or would: its parent's real path and its last part, which may be a link. NULL and errno: the
+ * parent cannot be found. */
+const char *file_real_place(const char *path, struct arena *a);
+/* The same, with the last link followed, too. What has no parent is as it was given, without slashes behind: no real
+ * path is that or lies inside it. */
+const char *file_real_path(const char *path, struct arena *a);
 
 /* Creates `name` in directory `dir_fd` (it must not exist, links are not followed), writes, flushes to disk.
  * `shown` is the path for messages. */

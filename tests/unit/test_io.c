@@ -1,5 +1,6 @@
 /* Every engine gives whole transfers, whatever the machine makes of them, and a failing one gives one clean error. */
 #include "io/engine_fault.h"
+#include "io/file.h"
 #include "io/io.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -489,6 +490,56 @@ static void outputs_to_go_on_with_are_there_and_whole(void **state)
     unlinkat(dir_fd, "new", 0);
 }
 
+static void paths_are_taken_apart(void **state)
+{
+    static const struct {
+        const char *path, *trimmed, *parent, *name;
+    } want_of[] = {
+        { "a", "a", ".", "a" },   { "a//", "a", ".", "" },    { "a/b", "a/b", "a", "b" },
+        { "/a", "/a", "/", "a" }, { "//a/", "//a", "/", "" }, { "/", "/", "/", "" },
+        { "//", "/", "/", "" },   { "", "", ".", "" },        { "../a/b/", "../a/b", "../a", "" },
+    };
+    struct arena a = { 0 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof want_of / sizeof *want_of; i++) {
+        assert_string_equal(file_trimmed(want_of[i].path, &a), want_of[i].trimmed);
+        assert_string_equal(file_parent(want_of[i].path, &a), want_of[i].parent);
+        assert_string_equal(file_name(want_of[i].path), want_of[i].name);
+    }
+    arena_release(&a);
+}
+
+/* /tmp may be a link, too. */
+static void a_path_is_real_before_it_is_there(void **state)
+{
+    struct arena a = { 0 };
+    char *real = realpath(dir, NULL);
+
+    (void)state;
+    assert_non_null(real);
+    assert_int_equal(symlinkat(dir, dir_fd, "way"), 0);
+    assert_int_equal(symlinkat("shard", dir_fd, "link"), 0);
+    assert_int_equal(symlinkat("none", dir_fd, "dangling"), 0);
+    assert_string_equal(file_real_path(arena_printf(&a, "%s/way/way/shard", dir), &a),
+                        arena_printf(&a, "%s/shard", real));
+    assert_string_equal(file_real_path(arena_printf(&a, "%s/way/new//", dir), &a), arena_printf(&a, "%s/new", real));
+    assert_string_equal(file_real_place(arena_printf(&a, "%s/way/new//", dir), &a), arena_printf(&a, "%s/new", real));
+    assert_string_equal(file_real_path(arena_printf(&a, "%s/way/link", dir), &a), arena_printf(&a, "%s/shard", real));
+    assert_string_equal(file_real_place(arena_printf(&a, "%s/way/link", dir), &a), arena_printf(&a, "%s/link", real));
+    assert_string_equal(file_real_path(arena_printf(&a, "%s/way/dangling", dir), &a),
+                        arena_printf(&a, "%s/dangling", real));
+    assert_string_equal(file_real_path("/none, here", &a), "/none, here");
+    assert_string_equal(file_real_path("/", &a), "/");
+    assert_string_equal(file_real_path("none, here/x/", &a), "none, here/x");
+    assert_null(file_real_place("none, here/x/", &a));
+    assert_int_equal(errno, ENOENT);
+    for (size_t i = 0; i < 3; i++)
+        unlinkat(dir_fd, (const char *const[]){ "way", "link", "dangling" }[i], 0);
+    free(real);
+    arena_release(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -509,6 +560,8 @@ int main(void)
         cmocka_unit_test(the_environment_says_which_fault),
         cmocka_unit_test(outputs_are_new_files_with_their_room),
         cmocka_unit_test(outputs_to_go_on_with_are_there_and_whole),
+        cmocka_unit_test(paths_are_taken_apart),
+        cmocka_unit_test(a_path_is_real_before_it_is_there),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
