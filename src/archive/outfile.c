@@ -66,12 +66,19 @@ static bool is_there(int fd, const char *path)
     return !fstat(fd, &held) && !lstat(path, &named) && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
 }
 
-/* Empty, or the beginning of an archive: a run that was killed left it. */
+/* The beginning of an archive, of its head or of nothing: a run that was killed left it. */
 static bool is_ours(int fd, const char *path)
 {
+    unsigned char found[ARCHIVE_HEAD], head[ARCHIVE_HEAD];
+    struct err ignored = { 0 };
     struct stat st;
 
-    return !fstat(fd, &st) && S_ISREG(st.st_mode) && (!st.st_size || archive_is(path));
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+        return false;
+    if (st.st_size >= ARCHIVE_HEAD)
+        return archive_is(path);
+    archive_head(head);
+    return !file_pread(fd, path, found, (size_t)st.st_size, 0, &ignored) && !memcmp(found, head, (size_t)st.st_size);
 }
 
 static int lock(struct outfile *o, struct err *e)

@@ -483,6 +483,19 @@ def test_what_is_there_stays(weighbridge, exported, packed, tmp_path):
     assert tree(tmp_path) == before
 
 
+def test_a_beginning_is_taken_over(weighbridge, exported, packed, tmp_path):
+    """However little of it a run that was killed has left; not what differs in a byte."""
+    file, partial, begun_ = tmp_path / "x.wbz", tmp_path / "x.wbz.partial", packed.read_bytes()[:100]
+    for n in (0, 1, 16, 31, 32, 100):
+        if n:
+            partial.write_bytes(begun_[:min(n, 20) - 1] + bytes([begun_[min(n, 20) - 1] ^ 1]) + begun_[min(n, 20):n])
+            assert "was not left by an earlier run" in weighbridge.refuses("pack", exported, file)
+        partial.write_bytes(begun_[:n])
+        weighbridge.ok("pack", exported, file)
+        assert file.read_bytes() == packed.read_bytes() and os.listdir(tmp_path) == ["x.wbz"]
+        file.unlink()
+
+
 MARK, OLDER = ".weighbridge-partial", "older export, to be removed\n"
 
 
