@@ -183,7 +183,7 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
         (j->along && along_begin(along, p, out->partial, e)) || run_pipeline(j, out, journal, &run, &r->run, e) ||
         check_sources(&j->ckpt, e))
         ranks_alarm(o->ranks);
-    return together_end(t, j, out, &r->run, e);
+    return together_end(t, j, out, journal, &r->run, e);
 }
 
 static int judge_losses(struct export_job *j, const struct run_result *run, struct err *e)
@@ -196,17 +196,11 @@ static int judge_losses(struct export_job *j, const struct run_result *run, stru
 }
 
 /* All tensors are written and flushed, but what is next has failed: whoever goes on need not make them again. */
-static void record_all(const struct export_job *j, struct journal *journal, const struct run_result *run)
+static void record_all(struct journal *journal, const struct run_result *run)
 {
-    struct finished *f = xmalloc((j->layout.items_n + 1) * sizeof *f);
     struct err ignored = { 0 }; /* then some are made again */
-    size_t n = 0;
 
-    for (unsigned i = 0; i < j->layout.items_n; i++)
-        if (j->layout.item[i].bytes && !journal->done[i])
-            f[n++] = (struct finished){ .item = i, .hashed = true, .result = run->item[i] };
-    journal_add(journal, f, n, &ignored);
-    free(f);
+    journal_add_rest(journal, run->item, &ignored);
 }
 
 /* What forbids the archive, before anything is written; and its FILE.partial. */
@@ -355,7 +349,7 @@ out:
     json_decref(r.archive);
     outfile_discard(&packing.file);
     if (complete && e.kind)
-        record_all(&j, &journal, &r.run);
+        record_all(&journal, &r.run);
     journal_close(&journal);
     resumable = put_away(&out, begun, complete, &journal, o->ranks, &e);
     job_release(&j);

@@ -223,14 +223,17 @@ static int collect(struct together *t, struct export_job *j, struct run_result *
     return ret;
 }
 
-int together_end(struct together *t, struct export_job *j, const struct outdir *out, struct run_result *r,
-                 struct err *e)
+int together_end(struct together *t, struct export_job *j, const struct outdir *out, struct journal *journal,
+                 struct run_result *r, struct err *e)
 {
     if (!t->ranks)
         return e->kind ? -1 : 0;
-    if (ranks_agree(t->ranks, e, &t->told))
+    if (ranks_agree(t->ranks, e, &t->told)) /* that all is written, and recorded by whoever wrote it */
         return -1;
-    collect(t, j, r, e);
+    if (!collect(t, j, r, e) && ranks_first(t->ranks))
+        journal_add_rest(journal, r->item, e);
+    if (ranks_agree(t->ranks, e, &t->told)) /* that rank 0's journal says all: only now may the others go */
+        return -1;
     if (!ranks_first(t->ranks) && unlinkat(out->fd, journal_name(j, t->ranks->rank), 0))
         err_errno(e, errno, "%s/%s: cannot be removed", out->partial, journal_name(j, t->ranks->rank));
     return ranks_agree(t->ranks, e, &t->told);

@@ -5,8 +5,10 @@
  * what became of them, writes the small files and publishes.  A share is a run of
  * tensors in the order of the source files, as large in bytes as any other.  Each rank keeps a journal
  * of its own; rank 0 takes over what it finds, so that a run may be gone on with by
- * another number of ranks.  Functions that take ranks are collective; with NULL they do
- * what one process needs, which is mostly nothing. */
+ * another number of ranks, and at the end what the others have, before they remove theirs.
+ * So a tensor that is finished stands in some journal at each moment, until it is published.
+ * Functions that take ranks are collective; with NULL they do what one process needs, which
+ * is mostly nothing. */
 #ifndef FRONT_TOGETHER_H
 #define FRONT_TOGETHER_H
 #include "emit/outdir.h"
@@ -27,8 +29,8 @@ int together_take_over(struct export_job *j, const struct outdir *out, struct jo
  * shares. */
 int together_begin(struct together *t, struct export_job *j, struct outdir *out, struct journal *journal,
                    struct err *e);
-/* After the bytes were moved, or not: what became of all tensors, to rank 0. */
-int together_end(struct together *t, struct export_job *j, const struct outdir *out, struct run_result *r,
-                 struct err *e);
+/* After the bytes were moved, or not: what became of all tensors, to rank 0 and its journal. */
+int together_end(struct together *t, struct export_job *j, const struct outdir *out, struct journal *journal,
+                 struct run_result *r, struct err *e);
 
 #endif

@@ -2,15 +2,18 @@
  * the last one, or fails.
  *
  *   SYSCALLS=count              says at the end how many there were
+ *   SYSCALLS=list               says of each its number, its name and its file
  *   SYSCALLS=kill=17            the process is killed by the 17th; of a write the first half is done
  *   SYSCALLS=fail=17,error=28   it fails with that errno value
  *   SYSCALLS=no_exchange        a file system that cannot exchange two names
  *   SYSCALLS=no_fallocate       ... or cannot reserve room
- *   SYSCALLS=lie                ... or says that there is room enough */
+ *   SYSCALLS=lie                ... or says that there is room enough
+ *   SYSCALLS_BELOW=/some/where  only calls of files there are counted: not those that a library makes for itself */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -45,10 +48,32 @@ __attribute__((destructor)) static void tell(void)
         fprintf(stderr, "%ld calls\n", atomic_load(&count));
 }
 
-static int next(int writes)
+/* Of a descriptor, and of what lies in it where it is a directory's. */
+static void name_file(char *to, size_t room, int fd, const char *path)
 {
-    long n = atomic_fetch_add(&count, 1) + 1;
+    char link[32];
+    ssize_t n = 0;
 
+    if (fd >= 0 && (!path || *path != '/')) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        n = readlink(link, to, room - 1);
+    }
+    n = n < 0 ? 0 : n;
+    snprintf(to + n, room - (size_t)n, "%s%s", n && path ? "/" : "", path ? path : "");
+}
+
+static int next(const char *call, int fd, const char *path, int writes)
+{
+    const char *below = getenv("SYSCALLS_BELOW");
+    char file[2 * PATH_MAX];
+    long n;
+
+    name_file(file, sizeof file, fd, path);
+    if (below && strncmp(file, below, strlen(below)))
+        return GO_ON;
+    n = atomic_fetch_add(&count, 1) + 1;
+    if (setting("list"))
+        fprintf(stderr, "%ld %s %s\n", n, call, file);
     if (n == setting("kill")) {
         if (writes)
             return HALF;
@@ -62,18 +87,18 @@ static int next(int writes)
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-#define CALL(name, parameters, arguments)                                                                              \
-    int name parameters { return next(0) == FAIL ? -1 : REAL(name) arguments; }
+#define CALL(name, parameters, arguments, fd, path)                                                                    \
+    int name parameters { return next(#name, fd, path, 0) == FAIL ? -1 : REAL(name) arguments; }
 
-CALL(mkdir, (const char *path, mode_t mode), (path, mode))
-CALL(ftruncate, (int fd, off_t n), (fd, n))
-CALL(rename, (const char *from, const char *to), (from, to))
-CALL(renameat, (int a, const char *from, int b, const char *to), (a, from, b, to))
-CALL(unlink, (const char *path), (path))
-CALL(unlinkat, (int fd, const char *path, int flags), (fd, path, flags))
-CALL(rmdir, (const char *path), (path))
-CALL(fsync, (int fd), (fd))
-CALL(fdatasync, (int fd), (fd))
+CALL(mkdir, (const char *path, mode_t mode), (path, mode), -1, path)
+CALL(ftruncate, (int fd, off_t n), (fd, n), fd, NULL)
+CALL(rename, (const char *from, const char *to), (from, to), -1, to)
+CALL(renameat, (int a, const char *from, int b, const char *to), (a, from, b, to), b, to)
+CALL(unlink, (const char *path), (path), -1, path)
+CALL(unlinkat, (int fd, const char *path, int flags), (fd, path, flags), fd, path)
+CALL(rmdir, (const char *path), (path), -1, path)
+CALL(fsync, (int fd), (fd), fd, NULL)
+CALL(fdatasync, (int fd), (fd), fd, NULL)
 
 int renameat2(int a, const char *from, int b, const char *to, unsigned flags)
 {
@@ -81,7 +106,7 @@ int renameat2(int a, const char *from, int b, const char *to, unsigned flags)
         errno = EINVAL;
         return -1;
     }
-    return next(0) == FAIL ? -1 : REAL(renameat2)(a, from, b, to, flags);
+    return next("renameat2", b, to, 0) == FAIL ? -1 : REAL(renameat2)(a, from, b, to, flags);
 }
 
 int fallocate(int fd, int mode, off_t at, off_t n)
@@ -90,7 +115,7 @@ int fallocate(int fd, int mode, off_t at, off_t n)
         errno = EOPNOTSUPP;
         return -1;
     }
-    return next(0) == FAIL ? -1 : REAL(fallocate)(fd, mode, at, n);
+    return next("fallocate", fd, NULL, 0) == FAIL ? -1 : REAL(fallocate)(fd, mode, at, n);
 }
 
 int statvfs(const char *path, struct statvfs *v)
@@ -110,12 +135,12 @@ int openat(int dir, const char *path, int flags, ...)
     va_start(ap, flags);
     mode = flags & O_CREAT ? va_arg(ap, mode_t) : 0;
     va_end(ap);
-    return flags & O_CREAT && next(0) == FAIL ? -1 : REAL(openat)(dir, path, flags, mode);
+    return flags & O_CREAT && next("openat", dir, path, 0) == FAIL ? -1 : REAL(openat)(dir, path, flags, mode);
 }
 
 ssize_t pwrite(int fd, const void *p, size_t n, off_t at)
 {
-    switch (next(1)) {
+    switch (next("pwrite", fd, NULL, 1)) {
     case FAIL:
         return -1;
     case HALF: { /* direct writes want whole blocks */

@@ -1,9 +1,13 @@
 """One export by several processes that mpirun starts: the bytes and the report of one process, whatever their number; a rank
-that fails says why and ends all; another number of ranks goes on from what some have left."""
+that fails says why and ends all; another number of ranks goes on from what some have left.
+
+    WEIGHBRIDGE_KILLS=200 scripts/test.sh -k killed_at_calls     # the long way
+"""
 import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +18,7 @@ import int4
 import numpy as np
 import pytest
 from conftest import SANITIZER, tree
-from test_resume import JOURNAL, QUICK, contents, goes_on_from_all
+from test_resume import JOURNAL, KILLS, QUICK, contents, finished, goes_on_from_all, syscalls  # noqa: F401 (a fixture)
 
 # Tests may run as root, on fewer processors than ranks, without ssh; libmpi's own leaks are not ours.
 MPI = {"OMPI_MCA_plm": "isolated", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -147,12 +151,17 @@ def start(weighbridge, n, *args):
 
 
 def end(job, out):
-    """Kills it and its ranks, which are no children of ours, and waits until none has a hold of the output: a killed process takes its time."""
+    """Kills it and its ranks, which are no children of ours."""
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
+    is_dead(out, lambda: subprocess.run(["pkill", "-KILL", "-f", str(out)]))
+
+
+def is_dead(out, kill=lambda: None):
+    """Waits until no rank has a hold of the output: a killed process takes its time."""
     partial = out.with_name(out.name + ".partial")
     for _ in range(600):
-        subprocess.run(["pkill", "-KILL", "-f", str(out)])
+        kill()
         if not partial.exists():
             return
         fd = os.open(partial, os.O_RDONLY)
@@ -211,3 +220,95 @@ def test_what_ranks_left_is_taken_over(weighbridge, model, tmp_path):
     assert tree(out) == tree(tmp_path / "one")
     assert comparable(report) == comparable(tmp_path / "one.json")
     assert json.loads(report.read_text())["resumed"]["tensors"] > 0
+
+
+class Killable:
+    """An export by three ranks, of which one dies at a call of its own that changes a file, and mpirun ends the others at once."""
+
+    def __init__(self, program, syscalls, model, path):
+        self.program, self.syscalls, self.model, self.path = program, syscalls, model, path
+        self.out, self.partial, self.archive, self.report = (path / n for n in ("out", "out.partial", "x.wbz", "r.json"))
+        self.command = ["export", model, self.out, *QUICK, "--pack", self.archive, "--threads", 1, "--io", "pread", "--resume", "--overwrite"]
+        program.ok("export", model, path / "one", *QUICK, "--pack", path / "one.wbz", "--report", path / "one.json")
+        self.whole, self.packed = tree(path / "one"), (path / "one.wbz").read_bytes()
+        self.all = sum(t["file"] != "model.onnx" for t in comparable(path / "one.json").values())
+
+    def clear(self):
+        for p in (self.out, self.partial):
+            shutil.rmtree(p, ignore_errors=True)
+        self.archive.unlink(missing_ok=True)
+
+    def by_ranks(self, only, what):
+        env = {**self.syscalls(what), "SYSCALLS_BELOW": self.path, "WEIGHBRIDGE_JOURNAL": "100"}  # so it has one entry
+        r = self.program(*self.command, prefix=ranks(3, only, **env), env={**MPI, "OMPI_MCA_odls_base_sigkill_timeout": "0"}, any_status=True)
+        is_dead(self.out)
+        return r
+
+    def after_the_last_weight(self, only):
+        """-> numbers of the calls of rank `only` after all ranks have said that their tensors are written and recorded"""
+        calls = re.findall(r"^(\d+) (\w+) (/.*)$", self.by_ranks(only, "list").stderr, re.M)
+        last = max(i for i, (_, _, file) in enumerate(calls) if file.endswith((".data", ".safetensors")))
+        recorded = next(i for i, (_, call, file) in enumerate(calls) if i > last and call == "fdatasync" and f"/{JOURNAL}" in file)
+        assert [int(n) for n, _, _ in calls] == list(range(1, len(calls) + 1))
+        return list(range(recorded + 2, len(calls) + 1))
+
+    def recorded(self):
+        return len({tensor for journal in self.partial.glob(f"{JOURNAL}*") for tensor in finished(journal)})
+
+    def goes_on(self, n):
+        """By n ranks, from all that was made: no weight is read again."""
+        published = contents(self.out)
+        assert published == self.whole or (published is None and self.recorded() == self.all)
+        self.program.ok(*self.command, "--report", self.report, prefix=ranks(n) if n > 1 else (), env=MPI)
+        report = json.loads(self.report.read_text())
+        assert published or (report["resumed"]["tensors"], report["bytes"]["read"]) == (self.all, 0)
+        assert tree(self.out) == self.whole and self.archive.read_bytes() == self.packed
+        assert comparable(self.report) == comparable(self.path / "one.json")
+        assert {p.name for p in self.path.iterdir()} - {"left"} == {"model", "one", "one.json", "one.wbz", "out", "x.wbz", "r.json"}
+
+
+def some(points, most):
+    """At even distances, the first among them."""
+    return points[::-(-len(points) // max(1, most))]
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_killed_at_calls_after_the_last_weight(only, weighbridge_release, syscalls, model, tmp_path):  # noqa: F811
+    """While records change hands, an archive is packed, both are published: what is finished stands in some journal at each moment."""
+    k = Killable(weighbridge_release, syscalls, model, tmp_path)
+    points = k.after_the_last_weight(only)
+    assert len(points) >= (1 if only else 15)
+    for i, n in enumerate(some(points, KILLS // 3)):
+        k.clear()
+        assert k.by_ranks(only, f"kill={n}").status == 137
+        k.goes_on(1 + i % 2)
+
+
+def test_a_journal_that_cannot_take_over(weighbridge_release, syscalls, model, tmp_path):  # noqa: F811
+    """Rank 0 has no room for the others' records: these keep theirs."""
+    k = Killable(weighbridge_release, syscalls, model, tmp_path)
+    first = k.after_the_last_weight(0)[0]
+    for n, error, words in ((first, 28, "No space left on device"), (first + 1, 5, "Input/output error")):
+        k.clear()
+        r = k.by_ranks(0, f"fail={n},error={error}")
+        assert r.status == 1 and "rank 0 of 3: " in r.stderr and words in r.stderr and "--resume goes on" in r.stderr, r.stderr
+        assert len(list(k.partial.glob(f"{JOURNAL}.*"))) == 2
+        k.goes_on(2)
+
+
+def test_killed_at_calls_while_it_takes_over(weighbridge_release, syscalls, model, tmp_path):  # noqa: F811
+    """One process that goes on from what three have left, each in a journal of its own."""
+    k = Killable(weighbridge_release, syscalls, model, tmp_path)
+    first = k.after_the_last_weight(0)[0]
+    k.clear()
+    k.by_ranks(0, f"kill={first}")
+    assert len(list(k.partial.glob(f"{JOURNAL}.*"))) == 2 and k.recorded() == k.all
+    k.partial.rename(tmp_path / "left")
+    shutil.copytree(tmp_path / "left", k.partial)
+    env = {"SYSCALLS_BELOW": str(tmp_path)}
+    total = int(weighbridge_release(*k.command, env={**syscalls("count"), **env}).stderr.split()[0])
+    for n in some(range(1, total + 1), KILLS):
+        k.clear()
+        shutil.copytree(tmp_path / "left", k.partial)
+        assert weighbridge_release(*k.command, env={**syscalls(f"kill={n}"), **env}, any_status=True).status == -9
+        k.goes_on(1)

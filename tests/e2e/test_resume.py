@@ -43,16 +43,22 @@ def report_of(path):
     return {t["name"]: t for t in json.loads(path.read_text())["tensors"]}
 
 
+def finished(journal):
+    """-> (file, offset) of each tensor that it says is finished"""
+    try:
+        text = journal.read_bytes()
+    except FileNotFoundError:
+        return []
+    if len(text) < 32:
+        return []
+    record, head = struct.unpack("<QQ", text[8:24])
+    starts = range(32 + head, len(text) - record + 1, record) if record else ()  # the head is written last
+    return [(*struct.unpack("<I", text[at + record - 16:at + record - 12]), *struct.unpack("<Q", text[at:at + 8])) for at in starts]
+
+
 def records(partial):
     """How many tensors the journal of OUT.partial says are finished."""
-    try:
-        text = (partial / JOURNAL).read_bytes()
-    except FileNotFoundError:
-        return 0
-    if len(text) < 32:
-        return 0
-    record, head = struct.unpack("<QQ", text[8:24])
-    return (len(text) - 32 - head) // record if record else 0  # the head is written last
+    return len(finished(partial / JOURNAL))
 
 
 def broken(weighbridge, model, out, command="export", args=QUICK, at_least=1):

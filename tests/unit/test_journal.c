@@ -117,6 +117,39 @@ static void gives_back_what_was_put_in(void **state)
     assert_int_equal(read_it("head", 0), 0);
 }
 
+/* What has a record keeps it; what has no bytes gets none. */
+static void takes_the_rest(void **state)
+{
+    struct item_result result[ITEMS];
+    struct err e = { 0 };
+    struct journal j;
+    const char *head;
+
+    (void)state;
+    write_it("head", 150, 7);
+    for (unsigned i = 0; i < ITEMS; i++)
+        result[i] = of(i).result;
+    item[3].bytes = 0;
+    open_it(&j);
+    assert_int_equal(journal_head(&j, &head, &arena, &e) || journal_resume(&j, &e), 0);
+    assert_int_equal(journal_add_rest(&j, result, &e), 0);
+    assert_int_equal(j.finished_n, ITEMS - 1);
+    assert_int_equal(journal_add_rest(&j, result, &e), 0); /* once */
+    journal_close(&j);
+    open_it(&j);
+    assert_int_equal(journal_head(&j, &head, &arena, &e) || journal_resume(&j, &e), 0);
+    assert_int_equal(j.finished_n, ITEMS - 1);
+    assert_int_equal(j.end, HEAD + 4 + (ITEMS - 1) * RECORD);
+    for (size_t i = 0; i < j.finished_n; i++) {
+        const struct finished *f = &j.finished[i];
+
+        assert_true(f->item != 3 && f->result.xxh3 == result[f->item].xxh3);
+        assert_true(f->hashed == (i >= 7 || f->item % 3));
+        assert_int_equal(f->result.counters.clamped, f->item * 5);
+    }
+    journal_close(&j);
+}
+
 static void size_is(const char *name, off_t n)
 {
     struct stat st;
@@ -216,8 +249,11 @@ static void a_range_that_is_no_tensor_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(gives_back_what_was_put_in),           TEST(is_read_up_to_a_tear),
-        TEST(goes_on_behind_the_last_record),       TEST(records_of_another_head_do_not_count),
+        TEST(gives_back_what_was_put_in),
+        TEST(takes_the_rest),
+        TEST(is_read_up_to_a_tear),
+        TEST(goes_on_behind_the_last_record),
+        TEST(records_of_another_head_do_not_count),
         TEST(a_range_that_is_no_tensor_is_refused),
     };
 
