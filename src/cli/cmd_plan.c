@@ -105,6 +105,8 @@ static void show_room(const json_t *plan, bool verbose)
         say_memory(d, view_count(m, "stream_bytes")));
     if (!json_object_get(m, "device_bytes"))
         say(stdout, ", %s to transpose", say_memory(a, view_count(m, "panel_bytes")));
+    if (view_count(m, "edges_bytes"))
+        say(stdout, ", %s for the ends of runs", say_memory(a, view_count(m, "edges_bytes")));
     say(stdout, "\n");
     show_devices(plan);
     if (verbose)

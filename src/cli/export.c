@@ -100,7 +100,8 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
     size_t i;
 
     json_array_foreach(files, i, v) written += view_count(v, "bytes");
-    json_array_foreach(json_object_get(report, "tensors"), i, v) hashes += json_is_string(json_object_get(v, "xxh3"));
+    json_array_foreach(json_object_get(report, "tensors"), i, v) hashes +=
+        json_is_string(json_object_get(v, "xxh3_4k"));
     if (!strcmp(view_text(json_object_get(report, "io"), "sink", "files"), "null"))
         say(stdout, "nothing was written, for --sink null; it would have been:\n");
     say(stdout, "%s: %s, %s in %.2f s (%.2f GB/s), peak memory %s\n", a->wb.out,

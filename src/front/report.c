@@ -79,13 +79,13 @@ static json_t *tensor_entry(const struct export_job *j, const char *name, const 
     return o;
 }
 
-static void put_result(json_t *o, const struct counters *c, uint64_t xxh3, bool written)
+static void put_result(json_t *o, const struct counters *c, uint64_t hash, bool written)
 {
     char hex[17];
     float worst;
 
-    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)xxh3);
-    put_text(o, "xxh3", written ? hex : NULL);
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)hash);
+    put_text(o, "xxh3_4k", written ? hex : NULL);
     put_u64(o, "overflow", c->overflow);
     put_u64(o, "flushed", c->flushed);
     put_u64(o, "nan", c->nan);
@@ -106,16 +106,16 @@ static json_t *tensors(const struct export_job *j, const struct run_result *run)
 
         o = tensor_entry(j, j->graph.init[i].name, j->graph.init[i].recipe, t->bytes ? NULL : &j->layout.item[item]);
         if (run && t->bytes)
-            put_result(o, &t->counters, XXH3_64bits(t->bytes, t->n), !job_nowhere(j->options));
+            put_result(o, &t->counters, hash_tensor(t->bytes, t->n), !job_nowhere(j->options));
         else if (run)
-            put_result(o, &run->item[item].counters, run->item[item].xxh3, !job_nowhere(j->options));
+            put_result(o, &run->item[item].counters, run->item[item].hash, !job_nowhere(j->options));
         item += !t->bytes;
         json_array_append_new(list, o);
     }
     for (; item < j->layout.items_n; item++) {
         o = tensor_entry(j, j->layout.item[item].name, j->layout.item[item].recipe, &j->layout.item[item]);
         if (run)
-            put_result(o, &run->item[item].counters, run->item[item].xxh3, !job_nowhere(j->options));
+            put_result(o, &run->item[item].counters, run->item[item].hash, !job_nowhere(j->options));
         json_array_append_new(list, o);
     }
     return list;
@@ -181,9 +181,11 @@ static json_t *memory(const struct plan *p, const struct plan_budget *b)
     put_u64(o, "stream_slots", p->stream_slots);
     put_u64(o, "stream_bytes", p->stream_bytes);
     put_u64(o, "panel_bytes", p->panel_bytes);
+    put_u64(o, "edges_bytes", p->edges_bytes);
     put_u64(o, "slabs", p->slabs_n);
     put_u64(o, "tiles", p->tiles_n);
     put_u64(o, "paneled", p->paneled);
+    put_u64(o, "edged", p->edged);
     if (p->devices) {
         put_u64(o, "device_bytes", p->device_bytes);
         put_u64(o, "device_budget", b->device_memory);

@@ -82,7 +82,22 @@ static void *fault_open(unsigned depth, struct err *e)
     return f;
 }
 
-static void fault_submit(void *self, struct io_op *op) { op_queue_push(((struct fault *)self)->queue, op); }
+/* As a disk has it: a few at once, which take turns, and the others when these are over. */
+static void fault_submit(void *self, struct io_op *op)
+{
+    enum { AT_ONCE = 8 };
+    struct op_queue *q = ((struct fault *)self)->queue;
+
+    op_queue_push(q, op);
+    if (!op->done)
+        return;
+    for (unsigned i = q->n - 1; i >= AT_ONCE; i--) {
+        struct io_op **behind = &q->op[(q->head + i) % q->depth], **before = &q->op[(q->head + i - 1) % q->depth];
+
+        *behind = *before;
+        *before = op;
+    }
+}
 
 static size_t few(const struct io_fault *what, const struct io_op *op)
 {

@@ -595,8 +595,8 @@ static int drain_begin(struct devices *d, const struct device_work *w, struct er
     turn_take(t);
     t->drain = w->drain;
     if (begins(d, t, GPU_OUT, e) ||
-        gpu_copy_out(d->gpu, t->device, d->run->ring.slab[w->drain].buf, d->run->ring.slab[s->panel].buf + s->panel_off,
-                     &piece, e) ||
+        gpu_copy_out(d->gpu, t->device, d->run->ring.slab[w->drain].buf + s->buf_off,
+                     d->run->ring.slab[s->panel].buf + s->panel_off, &piece, e) ||
         ends(d, t, GPU_OUT, e))
         return -1;
     turn_begun(d, t);

@@ -18,13 +18,13 @@ struct head {
 
 struct record {
     uint64_t off, bytes; /* in the file */
-    uint64_t xxh3;
+    uint64_t hash;
     struct counters lost;
     uint32_t file, hashed; /* index into layout.file */
     uint64_t check;        /* of all before it */
 };
 
-static const char magic[8] = "wbjrnl1";
+static const char magic[8] = "wbjrnl2";
 
 int journal_open(struct journal *j, const struct layout *l, int dir_fd, const char *name, const char *shown,
                  struct arena *a, struct err *e)
@@ -148,7 +148,7 @@ int journal_resume(struct journal *j, struct err *e)
                            j->shown, (unsigned long long)r.off, r.file);
         f = (struct finished){ .item = (unsigned)(item - j->layout->item),
                                .hashed = r.hashed,
-                               .result = { r.lost, r.xxh3 } };
+                               .result = { r.lost, r.hash } };
         keep(j, &f);
     }
     return ftruncate(j->fd, (off_t)j->end) ? err_errno(e, errno, "%s: cannot be cut behind its records", j->shown) : 0;
@@ -162,7 +162,7 @@ static void record_make(const struct journal *j, const struct finished *f, struc
     memset(r, 0, sizeof *r);
     r->off = item->off;
     r->bytes = item->bytes;
-    r->xxh3 = f->result.xxh3;
+    r->hash = f->result.hash;
     counters_add(&r->lost, &f->result.counters);
     r->file = item->file;
     r->hashed = f->hashed;

@@ -170,7 +170,7 @@ static void result_init(struct run_result *r, const struct plan *p, const struct
     *r = (struct run_result){ .item = arena_array(p->arena, p->layout->items_n, sizeof *r->item),
                               .buffers = p->buffers };
     for (size_t i = 0; i < p->layout->items_n; i++)
-        r->item[i].xxh3 = XXH3_64bits("", 0); /* of an empty one; the others get theirs */
+        r->item[i].hash = hash_tensor("", 0); /* of an empty one; the others get theirs */
     for (size_t i = 0; j && i < j->finished_n; i++)
         r->item[j->finished[i].item] = j->finished[i].result;
 }

@@ -47,7 +47,7 @@ struct run_options {
 
 struct item_result { /* of layout.item[i] */
     struct counters counters;
-    uint64_t xxh3; /* XXH3 64 of its bytes in the file, without padding */
+    uint64_t hash; /* of its bytes in the file, without padding: hash_tensor() */
 };
 
 struct device_result {     /* of a device of the run */

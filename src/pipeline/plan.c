@@ -10,6 +10,7 @@
 #include <string.h>
 #include "emit/merger.h"
 #include "io/io.h"
+#include "pipeline/edges.h"
 #include "transform/launch_merge.h"
 
 enum {
@@ -22,6 +23,8 @@ enum {
     PIECE = LAYOUT_ALIGN,    /* elements: a multiple of it is a multiple of LAYOUT_ALIGN bytes, for any dtype */
     LINE = 64,               /* bytes: two threads should not write to one cache line */
     BAND = 32,               /* rows: as many fp16 numbers fill a line */
+    RUN_LEAST = 8 << 10,     /* of a row panel in whole blocks: below it, what is kept costs more than it gains */
+    RUN_USEFUL = 32 << 10,   /* a disk takes runs of this length nearly as quickly as longer ones */
 };
 
 /* No tensor is larger than 4 PiB; so sums of a few sizes stay within 64 bits. */
@@ -32,7 +35,9 @@ struct use { /* of a source tensor by an item */
     struct recipe_plain plain;
     unsigned dst;  /* bytes of a result element */
     bool panel;    /* its result collects all rows: TRANSFORM's CUT_ROWS */
+    bool packed;   /* its result stands in a packed file */
     uint64_t slab; /* that is being filled: its row panel */
+    uint64_t edges;
 };
 
 struct group { /* the items of one source tensor, or of the same rows of it; or one item that has parts */
@@ -44,6 +49,7 @@ struct group { /* the items of one source tensor, or of the same rows of it; or 
     unsigned src;                   /* bytes of a source element */
     unsigned streams, panels;       /* uses of either kind */
     unsigned stream_dst, panel_dst; /* bytes of their largest element; 1 when there is none */
+    bool edged;                     /* its row panels are written in whole blocks */
     /* Of the first use that is waited for: */
     const char *file;
     uint64_t off;
@@ -141,6 +147,7 @@ static struct use *uses_collect(const struct layout *l, size_t *uses, struct err
             goto fail;
         u->dst = u->plain.dst;
         u->panel = u->plain.transform->cut == CUT_ROWS;
+        u->packed = l->file[l->item[i].file].packed;
         if (u->plain.parts ? parts_check(&l->item[i], &u->plain, e) : use_check(l, &l->item[i], u, e))
             goto fail;
     }
@@ -237,6 +244,11 @@ static uint64_t panel_room(const struct group *g, uint64_t rows, unsigned dst)
     return round_up(g->cols * pitch, LAYOUT_ALIGN);
 }
 
+static bool fits_whole(const struct group *g, uint64_t panel_bytes)
+{
+    return !g->panels || g->panels * panel_room(g, g->rows, g->panel_dst) <= panel_bytes;
+}
+
 static void demand_merge(struct demand *d, const struct group *g)
 {
     for (size_t i = 0; i < g->uses; i++)
@@ -286,7 +298,7 @@ static uint64_t fixed_bytes(const struct plan *p)
 {
     uint64_t notes = lanes_all(p) * PLAN_NOTES + (p->devices ? p->tile_bytes : 0); /* and a spare tile */
 
-    return (uint64_t)p->tile_slots * plan_tile_room(p) + (uint64_t)p->stream_slots * p->stream_bytes +
+    return (uint64_t)p->tile_slots * plan_tile_room(p) + (uint64_t)p->stream_slots * p->stream_bytes + p->edges_bytes +
            (uint64_t)p->workers * p->merge_bytes + notes;
 }
 
@@ -339,6 +351,56 @@ static void lane_size(struct plan *p, const struct demand *d)
     p->lane_scratch = round_up(scratch + 1, LAYOUT_ALIGN);
 }
 
+/* LAYOUT_ALIGN is a power of two; so is this: the fewest rows whose results end at a multiple of it, in every stream
+ * slab. */
+static uint64_t rows_aligned(const struct group *g)
+{
+    uint64_t q = 1;
+
+    for (size_t i = 0; i < g->uses; i++)
+        while (!g->use[i].panel && q * (g->cols * g->use[i].dst % LAYOUT_ALIGN) % LAYOUT_ALIGN)
+            q *= 2;
+    return q;
+}
+
+/* ---- row panels in whole blocks ---- */
+
+/* For all results that collect rows. */
+static uint64_t edges_of(const struct group *g)
+{
+    uint64_t room = 0;
+
+    for (size_t i = 0; i < g->uses; i++)
+        if (g->use[i].panel)
+            room += edges_room(g->rows * g->use[i].dst, g->cols);
+    return room;
+}
+
+/* Rows of a row panel whose runs are whole blocks, at most, where so much memory is for panels; 0: there is none that
+ * is worth while. */
+static uint64_t edged_rows(const struct plan *p, const struct group *g, uint64_t panel_bytes)
+{
+    uint64_t pitch = round_down(panel_bytes / g->panels, LAYOUT_ALIGN) / g->cols;
+    uint64_t rows = g->rows, step = rows_aligned(g);
+    unsigned dst = g->panel_dst;
+
+    if (p->devices)
+        pitch = least(pitch, p->stream_bytes - LAYOUT_ALIGN); /* a run leaves whole, and is completed there */
+    for (size_t i = 0; i < g->uses; i++) {
+        const struct use *u = &g->use[i];
+
+        if (!u->panel)
+            continue;
+        if (u->packed || g->cols == 1)
+            return 0;
+        rows = least(rows, edges_run(g->rows * u->dst, pitch) / u->dst);
+        step = most(step, LAYOUT_ALIGN / (u->dst & -u->dst));
+        dst = u->dst < dst ? u->dst : dst;
+    }
+    rows = round_down(rows, step);
+    return rows * dst >= RUN_LEAST ? rows : 0;
+}
+
 /* How many there had better be. */
 static void slots_wish(struct plan *p, const struct plan_budget *b, const struct demand *d)
 {
@@ -359,6 +421,26 @@ static uint64_t panels_choose(uint64_t room, const struct demand *d)
 
     /* No more than keeps reading and writing busy: memory that was never touched costs as much as it saves. */
     return least(bytes, most(d->panel_pair, d->panel_most + PANEL_USEFUL));
+}
+
+/* The panel area, of so many bytes at most, and what row panels keep at their edges, which takes some of these unless
+ * the area is a device's: of `host` then. */
+static void panels_size(struct plan *p, const struct demand *d, uint64_t room, uint64_t host)
+{
+    uint64_t before;
+
+    do { /* what is kept may leave other tensors no room to be whole */
+        before = p->edges_bytes;
+        p->panel_bytes = panels_choose(p->devices ? room : room - before, d);
+        for (size_t i = 0; i < d->groups; i++) {
+            const struct group *g = &d->group[i];
+            uint64_t edges = fits_whole(g, p->panel_bytes) ? 0 : edges_of(g);
+
+            if (edges > p->edges_bytes && edges < host &&
+                edged_rows(p, g, panels_choose(p->devices ? room : room - edges, d)))
+                p->edges_bytes = edges;
+        }
+    } while (p->edges_bytes > before);
 }
 
 /* The size of tiles, and with it all that there is a number of. */
@@ -387,6 +469,8 @@ static void tile_choose(struct plan *p, const struct plan_budget *b, const struc
  * device's memory. */
 static enum fit sizes_choose(struct plan *p, const struct plan_budget *b, const struct demand *d)
 {
+    uint64_t host;
+
     p->devices = b->devices;
     p->lanes = p->devices ? LANES : 0;
     p->factor_bytes = p->devices && d->factors <= b->device_memory / 4 ? d->factors : 0;
@@ -394,20 +478,17 @@ static enum fit sizes_choose(struct plan *p, const struct plan_budget *b, const 
     p->merge_rank = d->merge_rank;
     p->workers = !d->adapter ? 0 : b->devices ? 1 : b->threads;
     p->merge_bytes = d->adapter ? merger_bytes(d->merge_rank) : 0;
+    p->edges_bytes = 0;
     slots_wish(p, b, d);
     tile_choose(p, b, d);
     if (fixed_bytes(p) > b->memory)
         return HOST_LITTLE;
     if (p->devices && fixed_device(p, d) > b->device_memory)
         return DEVICE_LITTLE;
-    if (!p->devices) {
-        p->panel_bytes = panels_choose(b->memory - fixed_bytes(p), d);
-        p->buffers = fixed_bytes(p) + p->panel_bytes;
-        return FITS;
-    }
-    p->panel_bytes = panels_choose(b->device_memory - fixed_device(p, d), d);
-    p->buffers = fixed_bytes(p);
-    p->device_bytes = fixed_device(p, d) + p->panel_bytes;
+    host = b->memory - fixed_bytes(p);
+    panels_size(p, d, p->devices ? b->device_memory - fixed_device(p, d) : host, host);
+    p->buffers = fixed_bytes(p) + (p->devices ? 0 : p->panel_bytes);
+    p->device_bytes = p->devices ? fixed_device(p, d) + p->panel_bytes : 0;
     return FITS;
 }
 
@@ -491,18 +572,6 @@ static void *room_for_one(void *v, uint64_t n, uint64_t *cap, size_t each)
     return xrealloc(v, *cap * each);
 }
 
-/* LAYOUT_ALIGN is a power of two; so is this: the fewest rows whose results end at a multiple of it, in every stream
- * slab. */
-static uint64_t rows_aligned(const struct group *g)
-{
-    uint64_t q = 1;
-
-    for (size_t i = 0; i < g->uses; i++)
-        while (!g->use[i].panel && q * (g->cols * g->use[i].dst % LAYOUT_ALIGN) % LAYOUT_ALIGN)
-            q *= 2;
-    return q;
-}
-
 /* Preferred steps in rows, best first: aligned and whole lines, aligned, whole lines, any. */
 struct steps {
     uint64_t step[4];
@@ -515,23 +584,59 @@ static struct steps steps_of(const struct group *g)
     return (struct steps){ { most(q, BAND), q, BAND, 1 } };
 }
 
+/* As few panels as can be of at most `fit` rows, evenly; of whole steps, which `fit` is of, too. */
+static uint64_t rows_evenly(uint64_t rows, uint64_t fit, uint64_t step)
+{
+    uint64_t panels = (rows + fit - 1) / fit;
+
+    return round_up((rows + panels - 1) / panels, step);
+}
+
+/* Of panels that are written in whole blocks; 0: they are not. Two of them at once, so that one is filled while the
+ * other is written, unless their runs were short. */
+static uint64_t rows_of_edged(const struct plan *p, struct group *g)
+{
+    uint64_t step = rows_aligned(g), fit = edges_of(g) > p->edges_bytes ? 0 : edged_rows(p, g, p->panel_bytes), half;
+    uint64_t edges = 0;
+
+    if (!fit)
+        return 0;
+    half = edged_rows(p, g, p->panel_bytes / 2);
+    for (size_t i = 0; i < g->uses; i++) {
+        struct use *u = &g->use[i];
+
+        if (!u->panel)
+            continue;
+        step = most(step, LAYOUT_ALIGN / (u->dst & -u->dst));
+        if (half * u->dst < RUN_USEFUL)
+            half = 0;
+        u->edges = edges;
+        edges += edges_room(g->rows * u->dst, g->cols);
+    }
+    g->edged = true;
+    return rows_evenly(g->rows, half ? half : fit, step);
+}
+
 /* Rows of a row panel: as many as fit, evenly over the panels. */
-static uint64_t rows_of_panel(const struct plan *p, const struct group *g)
+static uint64_t rows_of_panel(const struct plan *p, struct group *g)
 {
     struct steps s = steps_of(g);
-    uint64_t pitch, fit, even;
+    uint64_t pitch, fit, rows;
 
-    if (!g->panels || g->panels * panel_room(g, g->rows, g->panel_dst) <= p->panel_bytes)
+    if (fits_whole(g, p->panel_bytes))
         return g->rows;
+    rows = rows_of_edged(p, g);
+    if (rows)
+        return rows;
     pitch = round_down(p->panel_bytes / g->panels, LAYOUT_ALIGN) / g->cols;
     if (p->devices)
         pitch = least(pitch, p->stream_bytes); /* a run leaves whole */
     fit = (pitch < LINE ? pitch : round_down(pitch, LINE)) / g->panel_dst;
-    even = g->rows / ((g->rows + fit - 1) / fit);
-    even += even * ((g->rows + fit - 1) / fit) < g->rows;
-    for (size_t i = 0;; i++)
-        if (round_up(even, s.step[i]) <= fit)
-            return round_up(even, s.step[i]);
+    for (size_t i = 0;; i++) {
+        rows = rows_evenly(g->rows, fit, s.step[i]);
+        if (rows <= fit)
+            return rows;
+    }
 }
 
 /* Elements of a tile. */
@@ -564,10 +669,12 @@ static uint64_t slab_add(struct cutter *c, struct slab_plan s, bool last)
     s.strewn |= s.runs > 1;
     if (!s.strewn && !leaves && last && s.off % LAYOUT_ALIGN == 0 && !p->layout->file[s.file].packed)
         s.run_bytes = round_up(s.run_bytes, LAYOUT_ALIGN);
-    s.direct = !s.strewn && !leaves && s.off % LAYOUT_ALIGN == 0 && s.run_bytes % LAYOUT_ALIGN == 0;
+    s.direct = !leaves && (s.edged || (!s.strewn && s.off % LAYOUT_ALIGN == 0 && s.run_bytes % LAYOUT_ALIGN == 0));
     p->slab = room_for_one(p->slab, p->slabs_n, &c->slabs_cap, sizeof *p->slab);
     p->slab[p->slabs_n] = s;
     p->to_write += leaves ? 0 : s.runs * s.run_bytes;
+    if (s.last && !leaves && s.row + s.runs == item->bytes / s.file_pitch) /* the last block is whole, too */
+        p->to_write += round_up(item->bytes, LAYOUT_ALIGN) - item->bytes;
     return p->slabs_n++;
 }
 
@@ -587,18 +694,29 @@ static uint64_t slab_stream(struct cutter *c, const struct use *u, uint64_t firs
 static uint64_t slab_panel(struct cutter *c, const struct group *g, const struct use *u, uint64_t r0, uint64_t rows)
 {
     const struct placed *item = &c->p->layout->item[u->item];
-    bool whole = rows == g->rows;
+    bool whole = rows == g->rows, last = r0 + rows == g->rows;
+    uint64_t run = rows * u->dst, row = g->rows * u->dst;
     struct slab_plan s = { .pool = SLAB_PANEL,
                            .item = u->item,
                            .off = item->off + r0 * u->dst,
                            .runs = whole ? 1 : g->cols,
-                           .run_bytes = (whole ? g->cols : 1) * rows * u->dst,
-                           .buf_pitch = whole ? rows * u->dst : panel_pitch(rows, u->dst),
-                           .file_pitch = g->rows * u->dst,
+                           .run_bytes = whole ? g->cols * run : run,
+                           .buf_pitch = whole ? run : panel_pitch(rows, u->dst),
+                           .file_pitch = row,
                            .buf_bytes = panel_room(g, rows, u->dst) };
 
+    if (!whole && g->edged) {
+        s.edged = true;
+        s.first = !r0;
+        s.last = last;
+        s.in_row = r0 * u->dst;
+        s.edges = u->edges;
+        s.buf_pitch = edges_pitch(row, run, last);
+        s.buf_bytes = round_up(g->cols * s.buf_pitch, LAYOUT_ALIGN);
+    }
     c->p->paneled += !whole && !r0;
-    return slab_add(c, s, r0 + rows == g->rows);
+    c->p->edged += s.first;
+    return slab_add(c, s, last);
 }
 
 static void job_add(struct cutter *c, const struct use *u, struct job_plan j)
@@ -805,17 +923,20 @@ static void drain_contiguous(struct cutter *c, uint64_t panel)
 static void drain_runs(struct cutter *c, uint64_t panel)
 {
     const struct slab_plan from = c->p->slab[panel];
-    uint64_t runs = c->p->stream_bytes / from.buf_pitch;
+    uint64_t runs = (c->p->stream_bytes - (from.edged ? LAYOUT_ALIGN : 0)) / from.buf_pitch;
 
-    for (uint64_t r = 0; r < from.runs; r += runs)
-        drain_add(c, panel,
-                  (struct slab_plan){ .strewn = true,
-                                      .off = from.off + r * from.file_pitch,
-                                      .runs = least(runs, from.runs - r),
-                                      .run_bytes = from.run_bytes,
-                                      .buf_pitch = from.buf_pitch,
-                                      .file_pitch = from.file_pitch,
-                                      .panel_off = r * from.buf_pitch });
+    for (uint64_t r = 0; r < from.runs; r += runs) {
+        struct slab_plan s = from;
+
+        s.strewn = true;
+        s.off += r * from.file_pitch;
+        s.runs = least(runs, from.runs - r);
+        s.row = r;
+        s.panel_off = r * from.buf_pitch;
+        s.buf_off = from.edged ? s.panel_off % LAYOUT_ALIGN : 0; /* as in the file */
+        s.drains = 0;
+        drain_add(c, panel, s);
+    }
 }
 
 static void drains_cut(struct cutter *c)

@@ -23,6 +23,9 @@
  * Slabs come in the order in which tiles open them, drains behind all others in the
  * order of their panels; so the slabs of an item come in the order of the file.
  *
+ * Row panels leave in whole blocks, where their runs are long enough for that
+ * (edges.h); else their runs begin and end anywhere, and go through the page cache.
+ *
  * What stands between two items in a file is zeros: the contiguous slab that ends
  * an item is padded to LAYOUT_ALIGN, and behind row panels a new file is zeros
  * anyway.  The padded end of a file's last slab is cut off when all is written.
@@ -37,14 +40,20 @@ enum slab_pool { SLAB_STREAM, SLAB_PANEL, SLAB_DRAIN, SLAB_POOLS };
 
 struct slab_plan {
     enum slab_pool pool;
-    bool direct;              /* one run, aligned at both ends: fit for direct I/O */
+    bool direct;              /* aligned at both ends, or edged: fit for direct I/O */
     bool strewn;              /* other slabs of the item have bytes between its runs */
+    bool edged;               /* strewn, and its runs are completed to whole blocks; */
+    bool first, last;         /* then: of the item's row panels */
     unsigned item;            /* index into layout.item */
     unsigned file;            /* index into layout.file */
     uint64_t off;             /* of the first run in the file */
     uint64_t runs, run_bytes; /* what is written, padding included */
     uint64_t buf_pitch, file_pitch;
     uint64_t buf_bytes; /* its room in the pool */
+    uint64_t buf_off;   /* of the first run in its buffer */
+    uint64_t row;       /* of the output, that the first run is in, */
+    uint64_t in_row;    /* and where in it: bytes */
+    uint64_t edges;     /* of an edged one: where in plan.edges_bytes the item's edges_room() begins */
     uint64_t payload;   /* bytes of the item in it, padding aside */
     unsigned jobs;      /* that fill it */
     /* of devices only: */
@@ -112,6 +121,7 @@ struct plan {
     size_t tile_bytes;   /* of a tile at most */
     size_t stream_bytes; /* of a stream slot */
     size_t panel_bytes;  /* of the panel area, or of each device's */
+    size_t edges_bytes;  /* for what row panels keep at their edges */
     unsigned workers;    /* that have room for merging an adapter; 0: there is none */
     size_t merge_bytes;  /* of that room, each */
     uint64_t merge_rank; /* of the adapter at most */
@@ -125,7 +135,8 @@ struct plan {
     uint64_t factor_bytes; /* of it, for the adapter's factors of all items; 0: none, or too many: the host merges */
     uint64_t drains_from;  /* the first slab that is a drain */
     uint64_t to_read, to_write; /* bytes; rounding out to blocks aside */
-    uint64_t paneled;           /* items that need more than one row panel */
+    uint64_t paneled;           /* items that need more than one row panel, */
+    uint64_t edged;             /* and those of them whose runs are completed to whole blocks */
     struct arena *arena;
 };
 

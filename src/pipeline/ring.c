@@ -46,6 +46,7 @@ static void share_out(struct ring *r)
     poison(r->memory, (size_t)(at - r->memory), 1);
     r->notes = take(&at, (size_t)p->devices * p->lanes * PLAN_NOTES);
     r->spare = take(&at, p->devices ? p->tile_bytes : 0);
+    r->edges = take(&at, p->edges_bytes);
     r->merge = at;
 }
 

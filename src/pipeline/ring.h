@@ -83,7 +83,8 @@ struct ring {
     const struct plan *plan;
     unsigned char *memory, *streams; /* one mapping; in it the stream slots, the panel area of the host, */
     unsigned char *merge;            /* the workers' room for merging an adapter, */
-    unsigned char *notes, *spare;    /* and with devices PLAN_NOTES of each lane and a tile's results */
+    unsigned char *notes, *spare;    /* with devices PLAN_NOTES of each lane and a tile's results, */
+    unsigned char *edges;            /* and what row panels keep at their edges: the writer's */
     struct panel_area *area;         /* one, or of each device */
     unsigned areas;
     struct tile_slot *slot;         /* plan.tile_slots of them */

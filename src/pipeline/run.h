@@ -8,7 +8,7 @@
 #include "pipeline/ring.h"
 #include "pipeline/trace.h"
 
-enum { READ_DEPTH = 8, WRITE_DEPTH = 8 }; /* ops in flight */
+enum { READ_DEPTH = 8, WRITE_DEPTH = 64 /* the runs of row panels are short */ }; /* ops in flight */
 
 struct out_file {
     const char *shown;

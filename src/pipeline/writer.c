@@ -1,10 +1,10 @@
 /* writer.c - filled slabs to the output files, several writes at once.
  *
- * A contiguous, aligned slab goes out by O_DIRECT in large pieces; the runs of a
- * row panel are shorter and lie anywhere, so they go through the page cache, as
- * does everything where the file system knows no O_DIRECT.  Each piece is hashed
- * while it is being written: an item's contiguous slabs come in file order.  An
- * item that left in row panels is read back for that when all is written. */
+ * A contiguous, aligned slab goes out by O_DIRECT in large pieces, a row panel run by
+ * run, which are completed to whole blocks first (edges.h).  Short runs, which are
+ * not, go through the page cache, as does everything where the file system knows no
+ * O_DIRECT.  Each piece is hashed while it is being written; only an item of short
+ * runs is read back for that when all is written. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -13,15 +13,18 @@
 #include "base/arena.h"
 #include "base/hash.h"
 #include "io/file.h"
+#include "pipeline/edges.h"
 #include "pipeline/journal.h"
 #include "pipeline/run.h"
 
-enum { PIECE_BYTES = 8 << 20, BEHIND = 8 };
+enum { PIECE_BYTES = 8 << 20, BEHIND = 8, MOVING_BYTES = 32 << 20 /* in flight: as many as keep any disk busy */ };
 
 struct slab_writes { /* a slab on its way to the disk */
     const struct slab_plan *plan;
     uint64_t slab;
-    uint64_t run, at;   /* the next piece: its run, and where in it */
+    uint64_t run;       /* the next one, unless `left` */
+    unsigned char *buf; /* what of the run before it is left: its bytes, */
+    uint64_t off, left; /* and where they go in the file */
     unsigned in_flight; /* pieces */
     bool issued;        /* all pieces */
     double begin;       /* for the trace */
@@ -33,10 +36,10 @@ struct behind { /* what is on its way from the page cache to the disk */
 };
 
 struct item_hash {
-    XXH3_state_t *state; /* NULL before the first byte and after the last */
-    uint64_t bytes;      /* hashed so far */
-    uint64_t begun;      /* bytes of the item in slabs without gaps that are on their way or written: its first ones */
-    uint64_t written;    /* bytes of the item */
+    struct tensor_hash hash; /* of what comes in order */
+    uint64_t bytes;          /* hashed so far */
+    uint64_t begun;   /* bytes of the item in slabs without gaps that are on their way or written: its first ones */
+    uint64_t written; /* bytes of the item */
 };
 
 struct writer {
@@ -47,10 +50,14 @@ struct writer {
     struct io_op op[WRITE_DEPTH];
     struct io_op *idle[WRITE_DEPTH]; /* ops that are not in flight */
     unsigned idle_n;
+    uint64_t moving;              /* bytes of the others */
     struct behind behind[BEHIND]; /* the newest pieces of slabs of one run that were not direct, in turns */
     uint64_t behind_n;
     struct trace_buffer *trace;
+    unsigned tracks; /* that have a name: of `writes`, as many as were in use at once */
 };
+
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* ---- files ---- */
 
@@ -120,24 +127,28 @@ static int output_finish(struct out_file *f, const struct data_file *d, struct e
 
 /* ---- hashes ---- */
 
-static int hash_update(struct writer *w, unsigned item, const void *bytes, size_t n, struct err *e)
+static void hash_count(struct writer *w, unsigned item, uint64_t n, const struct edges_item *edges)
 {
     struct item_hash *h = &w->hash[item];
 
-    if (!h->state) {
-        h->state = XXH3_createState();
-        if (!h->state)
-            return err_set(e, ERR_NOMEM, "no memory for the hash of a tensor");
-        XXH3_64bits_reset(h->state);
-    }
-    XXH3_64bits_update(h->state, bytes, n);
     h->bytes += n;
-    if (h->bytes == w->run->plan->layout->item[item].bytes) {
-        w->run->result->item[item].xxh3 = XXH3_64bits_digest(h->state);
-        XXH3_freeState(h->state);
-        h->state = NULL;
-    }
+    if (h->bytes == w->run->plan->layout->item[item].bytes)
+        w->run->result->item[item].hash = edges ? edges_hash_end(edges) : tensor_hash_end(&h->hash);
+}
+
+static int hash_update(struct writer *w, unsigned item, const void *bytes, size_t n, struct err *e)
+{
+    if (!tensor_hash_add(&w->hash[item].hash, bytes, n))
+        return err_set(e, ERR_NOMEM, "no memory for the hash of a tensor");
+    hash_count(w, item, n, NULL);
     return 0;
+}
+
+static struct edges_item edges_of(const struct writer *w, const struct slab_plan *s)
+{
+    return (struct edges_item){ .row = s->file_pitch,
+                                .rows = w->run->plan->layout->item[s->item].bytes / s->file_pitch,
+                                .store = w->run->ring.edges + s->edges };
 }
 
 /* The part of a piece that is the tensor's own, where the slab's hash can be taken from it. */
@@ -145,11 +156,16 @@ static int hash_piece(struct writer *w, const struct slab_plan *s, const struct 
 {
     uint64_t at = op->off - s->off;
     double begin = trace_now(w->trace);
-    int ret;
+    int ret = 0;
 
-    if (s->strewn || at >= s->payload)
-        return 0;
-    ret = hash_update(w, s->item, op->buf, (size_t)(s->payload - at < op->len ? s->payload - at : op->len), e);
+    if (s->edged) {
+        struct edges_item it = edges_of(w, s);
+        struct edges_piece p = { op->buf, op->off - w->run->plan->layout->item[s->item].off, op->len };
+
+        hash_count(w, s->item, edges_hash(&it, &p), &it);
+    } else if (!s->strewn && at < s->payload) {
+        ret = hash_update(w, s->item, op->buf, (size_t)least(s->payload - at, op->len), e);
+    }
     trace_event(w->trace, TRACK_WRITER, "write", "hash", begin);
     return ret;
 }
@@ -160,7 +176,7 @@ static int hash_from_file(struct writer *w, unsigned item, unsigned char *buf, s
     const struct out_file *f = &w->run->file[it->file];
 
     for (uint64_t at = 0; at < it->bytes;) {
-        size_t n = (size_t)(it->bytes - at < room ? it->bytes - at : room);
+        size_t n = (size_t)least(it->bytes - at, room);
         struct io_op op = { .fd = f->fd, .buf = buf, .len = n, .off = it->off + at, .name = f->shown };
 
         if (ring_stopped(&w->run->ring))
@@ -207,6 +223,8 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
     while (sw->plan) /* there is one: see struct writer */
         sw++;
     *sw = (struct slab_writes){ .plan = s, .slab = slab, .begin = trace_now(w->trace) };
+    for (; w->tracks <= sw - w->writes; w->tracks++)
+        trace_name(w->trace, TRACK_WRITES + w->tracks, "write", w->tracks + 1);
     if (s->strewn)
         return sw;
     w->hash[s->item].begun += s->payload;
@@ -267,20 +285,52 @@ static void slab_trace(const struct writer *w, const struct slab_writes *sw)
                                                    .bytes = sw->plan->runs * sw->plan->run_bytes });
 }
 
+/* The same of a row panel, whose runs are too many to name one by one: so it is all of the item each time, and what
+ * the panel before it has left in the page cache goes first. */
+static void panel_writeback(const struct writer *w, const struct slab_plan *s)
+{
+    const struct placed *item = &w->run->plan->layout->item[s->item];
+    const struct out_file *f = &w->run->file[s->file];
+
+    if (s->edged) { /* panels share no pages */
+        sync_file_range(f->fd, (off_t)item->off, (off_t)item->bytes, SYNC_FILE_RANGE_WAIT_BEFORE);
+        file_forget(f->fd, item->off, item->bytes);
+    }
+    file_write_out(f->fd, item->off, item->bytes);
+}
+
 static void slab_end(struct writer *w, struct slab_writes *sw)
 {
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
 
-    if (f->fd >= 0 && s->strewn) { /* all of the item: panels share pages */
-        const struct placed *item = &w->run->plan->layout->item[s->item];
-
-        file_write_out(f->fd, item->off, item->bytes);
-    }
+    if (s->strewn && f->fd >= 0 && f->buffered)
+        panel_writeback(w, s);
     slab_trace(w, sw);
     ring_written(&w->run->ring, sw->slab);
     sw->plan = NULL;
     item_add(w, s);
+}
+
+/* The next run of a slab, as it leaves. */
+static void run_begin(struct writer *w, struct slab_writes *sw)
+{
+    const struct slab_plan *s = sw->plan;
+    unsigned char *buf = w->run->ring.slab[sw->slab].buf;
+
+    if (s->edged) {
+        struct edges_item it = edges_of(w, s);
+        struct edges_piece p = edges_take(&it, s, sw->run, buf);
+
+        sw->buf = p.buf;
+        sw->off = w->run->plan->layout->item[s->item].off + p.off;
+        sw->left = p.bytes;
+    } else {
+        sw->buf = buf + s->buf_off + sw->run * s->buf_pitch;
+        sw->off = s->off + sw->run * s->file_pitch;
+        sw->left = s->run_bytes;
+    }
+    sw->run++;
 }
 
 static int piece_issue(struct writer *w, struct slab_writes *sw, struct err *e)
@@ -288,23 +338,24 @@ static int piece_issue(struct writer *w, struct slab_writes *sw, struct err *e)
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
     bool direct = s->direct && f->direct_fd >= 0;
-    uint64_t left = s->run_bytes - sw->at;
     struct io_op *op = w->idle[--w->idle_n];
 
+    if (!sw->left)
+        run_begin(w, sw);
     *op = (struct io_op){ .fd = direct ? f->direct_fd : f->fd,
                           .direct = direct,
                           .write = true,
-                          .buf = w->run->ring.slab[sw->slab].buf + sw->run * s->buf_pitch + sw->at,
-                          .len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES,
-                          .off = s->off + sw->run * s->file_pitch + sw->at,
+                          .buf = sw->buf,
+                          .len = (size_t)least(sw->left, PIECE_BYTES),
+                          .off = sw->off,
                           .name = f->shown,
                           .user = sw };
     sw->in_flight++;
-    sw->at += op->len;
-    if (sw->at == s->run_bytes) {
-        sw->at = 0;
-        sw->issued = ++sw->run == s->runs;
-    }
+    sw->buf += op->len;
+    sw->off += op->len;
+    sw->left -= op->len;
+    sw->issued = !sw->left && sw->run == s->runs;
+    w->moving += op->len;
     io_submit(&w->run->out, op);
     return hash_piece(w, s, op, e);
 }
@@ -318,6 +369,7 @@ static int piece_end(struct writer *w, struct err *e)
         return -1;
     sw = op->user;
     w->idle[w->idle_n++] = op;
+    w->moving -= op->len;
     w->run->result->written += op->done;
     w->run->result->direct_write |= op->direct;
     w->run->file[sw->plan->file].buffered |= !op->direct;
@@ -348,7 +400,7 @@ static bool slab_next(struct writer *w)
 static int write_all(struct writer *w, struct err *e)
 {
     for (;;) {
-        while (w->idle_n && slab_next(w)) {
+        while (w->idle_n && w->moving < MOVING_BYTES && slab_next(w)) {
             struct slab_writes *sw = w->newest;
 
             if (piece_issue(w, sw, e))
@@ -393,8 +445,6 @@ void *writer_main(void *arg)
     hash_known(&w);
     w.trace = trace_buffer(&run->trace);
     trace_name(w.trace, TRACK_WRITER, "writer", 0);
-    for (unsigned i = 0; i <= WRITE_DEPTH; i++)
-        trace_name(w.trace, TRACK_WRITES + i, "write", i + 1);
     while (w.idle_n < WRITE_DEPTH) {
         w.idle[w.idle_n] = &w.op[w.idle_n];
         w.idle_n++;
@@ -404,7 +454,7 @@ void *writer_main(void *arg)
     io_close(&run->out);
     recorder_end(run);
     for (size_t i = 0; i < items; i++)
-        XXH3_freeState(w.hash[i].state);
+        tensor_hash_release(&w.hash[i].hash);
     free(w.hash);
     trace_release(w.trace);
     if (e.kind)

@@ -370,7 +370,7 @@ def test_report_is_written_whole(weighbridge, model, tmp_path):
     last = told["series"][-1]
     assert last["read"] == told["bytes"]["read"] and last["seconds"] <= told["totals"]["wall"]
     assert last["waiting"] == {name: s["waiting"] for name, s in told["stages"].items()}
-    assert told["totals"]["wall"] > 0 and all(re.fullmatch("[0-9a-f]{16}", t["xxh3"]) for t in told["tensors"])
+    assert told["totals"]["wall"] > 0 and all(re.fullmatch("[0-9a-f]{16}", t["xxh3_4k"]) for t in told["tensors"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "report.json"] and report.stat().st_mode & 0o777 == 0o640
 
 
@@ -452,7 +452,7 @@ def test_a_null_sink_does_all_but_write(weighbridge, model, exported, tmp_path):
     told = json.loads(report.read_text())
     assert told["totals"]["read"] >= told["bytes"]["read"] and told["io"]["sink"] == "null"
     assert told["totals"]["written"] >= sum(f["bytes"] for f in told["files"] if f["origin"] == "weights")
-    assert all(t["xxh3"] is None for t in told["tensors"])
+    assert all(t["xxh3_4k"] is None for t in told["tensors"])
     weighbridge.ok("export", model, tmp_path / "out", "--sink=null", "-q")
     assert not (tmp_path / "out").exists()
     for options in (["--pack", tmp_path / "a.wbz"], ["--resume"]):

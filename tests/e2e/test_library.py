@@ -24,7 +24,7 @@ int main(int argc, char **argv)
 
     if (argc != 3 || wb_export(&o, &json, &e))
         return fprintf(stderr, "%s\n", e.message), 1;
-    if (!strstr(json, "\"xxh3\"") || e.status != WB_OK)
+    if (!strstr(json, "\"xxh3_4k\"") || e.status != WB_OK)
         return 2;
     wb_free(json);
     if (!wb_export(&o, NULL, &e) || e.status != WB_FAILED || !strstr(e.message, "overwrite"))

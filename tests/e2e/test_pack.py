@@ -643,7 +643,7 @@ def test_no_room(weighbridge, noise, tmp_path):
 def test_no_room_for_the_archive_of_an_export(weighbridge, large, tmp_path):
     """Packing stops the export, long before its end; with room for both it goes on."""
     export = f'"{weighbridge.path}" export "{large}/model" "{tmp_path}/out" --pack "$DISK/x.wbz" -q'
-    slow = "WEIGHBRIDGE_JOURNAL=0.001 WEIGHBRIDGE_FAULT=at_most=64"
+    slow = "WEIGHBRIDGE_JOURNAL=0.001 WEIGHBRIDGE_FAULT=at_most=24"
     out, err = on_small_disk(tmp_path, "1m", f'{slow} {export} --io fault', 'echo "status $?"; ls "$DISK"')
     assert out == "status 1\n" and "x.wbz.partial: " in err and "room" in err and "--resume goes on" in err, err
     assert {p.name for p in tmp_path.iterdir()} == {"disk", "out.partial"}

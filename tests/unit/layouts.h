@@ -121,6 +121,30 @@ static inline struct placed *made_rows(struct made *m, unsigned file, const stru
 
 static inline void made_size(struct made *m) { m->layout.bytes = m->file[0].bytes + m->file[1].bytes; }
 
+/* Heads of large vocabularies, small otherwise: they leave in row panels of long runs where memory is little. Tied,
+ * reduced, used twice; rows that are whole blocks and rows that are anything. */
+static inline void made_heads(struct made *m, uint64_t seed)
+{
+    made_init(m, seed);
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t rows = 9000 + made_random(m) % 50000, cols = 2 + made_random(m) % 9, how = made_random(m) % 5;
+        struct tensor *t;
+
+        if (how == 0)
+            rows = rows / 2048 * 2048 + (made_random(m) % 2 ? 0 : 1 + made_random(m) % 5);
+        t = made_tensor(m, i, i % 2 ? DT_F32 : DT_BF16, rows, cols, made_random(m) % 5000);
+        made_item(m, 0, t, true);
+        made_item(m, 0, made_tensor(m, i, DT_BF16, 40, 30, 0), true);
+        if (how == 1)
+            made_item(m, 1, t, false);
+        if (how == 2)
+            made_item(m, 1, t, true);
+        if (how == 3)
+            made_rows(m, 0, t, made_map(m, rows, rows * 3 / 4), rows * 3 / 4, true);
+    }
+    made_size(m);
+}
+
 /* Anything: shapes that fit nowhere, all dtypes, odd gaps, tied weights, rows taken in any order. */
 static inline void made_anything(struct made *m, uint64_t seed, uint64_t elements_max)
 {

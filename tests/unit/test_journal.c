@@ -43,7 +43,7 @@ static struct finished of(unsigned i)
                                                         .worst = i * 4,
                                                         .clamped = i * 5,
                                                         .clamped_most = i * 6 },
-                                          .xxh3 = (uint64_t)i << 60 | i } };
+                                          .hash = (uint64_t)i << 60 | i } };
 }
 
 static void open_it(struct journal *j)
@@ -93,7 +93,7 @@ static size_t read_it(const char *head, unsigned from)
 
         assert_int_equal(got->item, want.item);
         assert_int_equal(got->hashed, want.hashed);
-        assert_true(got->result.xxh3 == want.result.xxh3);
+        assert_true(got->result.hash == want.result.hash);
         assert_int_equal(got->result.counters.overflow, want.result.counters.overflow);
         assert_int_equal(got->result.counters.flushed, want.result.counters.flushed);
         assert_int_equal(got->result.counters.nan, want.result.counters.nan);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include "layouts.h"
+#include "pipeline/edges.h"
 #include "pipeline/ring.h"
 
 static uint64_t padded(uint64_t v) { return (v + LAYOUT_ALIGN - 1) / LAYOUT_ALIGN * LAYOUT_ALIGN; }
@@ -16,11 +17,14 @@ static void buffers_keep_to_the_budget(const struct plan *p, const struct plan_b
     uint64_t all = p->tile_slots * (p->tile_bytes + 2 * LAYOUT_ALIGN) + p->stream_slots * p->stream_bytes;
     uint64_t lane = p->lane_tiles + p->lane_results + p->lane_scratch + PLAN_NOTES;
 
+    all += p->edges_bytes;
     all += p->devices ? p->devices * p->lanes * PLAN_NOTES + p->tile_bytes : p->panel_bytes;
     assert_int_equal(p->buffers, all);
     assert_true(all <= b->memory);
     assert_int_equal(p->devices, b->devices);
     assert_int_equal(p->panel_bytes % LAYOUT_ALIGN, 0);
+    assert_int_equal(p->edges_bytes % LAYOUT_ALIGN, 0);
+    assert_int_equal(p->edged > 0, p->edges_bytes > 0);
     assert_int_equal(p->stream_bytes % LAYOUT_ALIGN, 0);
     assert_int_equal(p->tile_bytes % LAYOUT_ALIGN, 0);
     if (!p->devices)
@@ -169,6 +173,53 @@ static void outputs_are_covered_once(const struct plan *p)
     }
 }
 
+/* What edges.h asks for, and a store that no other item uses meanwhile. */
+static uint64_t runs_can_be_completed(const struct plan *p)
+{
+    uint64_t end = p->devices ? p->drains_from : 0, edged = 0, in_row[MADE_MAX] = { 0 };
+    struct {
+        uint64_t from, to, begin, end; /* of the store; slabs */
+    } use[MADE_MAX];
+
+    for (uint64_t i = end; i < p->slabs_n; i++) {
+        const struct slab_plan *a = &p->slab[i];
+        const struct placed *it = &p->layout->item[a->item];
+        uint64_t room, rows;
+
+        if (!a->edged)
+            continue;
+        rows = it->bytes / a->file_pitch;
+        room = edges_room(a->file_pitch, rows);
+        assert_true(a->strewn && a->row + a->runs <= rows && a->run_bytes < a->file_pitch);
+        assert_int_equal(a->off, it->off + a->row * a->file_pitch + a->in_row);
+        assert_int_equal(a->buf_off, (a->off - it->off) % 4096);
+        assert_int_equal(a->buf_pitch % 4096, a->file_pitch % 4096);
+        assert_int_equal(a->first, !a->in_row);
+        assert_int_equal(a->last, a->in_row + a->run_bytes == a->file_pitch);
+        assert_int_equal(a->buf_pitch, edges_pitch(a->file_pitch, a->run_bytes, a->last));
+        assert_true(a->last || (a->run_bytes % 4096 == 0 && a->run_bytes >= 8192));
+        assert_true(a->buf_off + a->runs * a->buf_pitch <= a->buf_bytes);
+        assert_true(a->edges % 4096 == 0 && a->edges + room <= p->edges_bytes);
+        if (a->first && !a->row) {
+            use[edged].from = a->edges;
+            use[edged].to = a->edges + room;
+            use[edged].begin = i;
+            edged++;
+        }
+        assert_true(a->in_row == in_row[a->item]); /* panels in order, and the rows of each */
+        if (a->row + a->runs == rows)
+            in_row[a->item] += a->run_bytes;
+        for (uint64_t k = 0; k < edged; k++)
+            if (p->slab[use[k].begin].item == a->item)
+                use[k].end = i;
+    }
+    for (uint64_t i = 0; i < edged; i++)
+        for (uint64_t k = 0; k < i; k++)
+            assert_true(use[i].from >= use[k].to || use[k].from >= use[i].to || use[k].end < use[i].begin);
+    assert_int_equal(edged, p->edged);
+    return edged;
+}
+
 static void slabs_fit_and_are_aligned(const struct plan *p)
 {
     uint64_t jobs = 0, drains = 0, opened = 0, panel = 0, end = p->devices ? p->drains_from : p->slabs_n;
@@ -182,7 +233,8 @@ static void slabs_fit_and_are_aligned(const struct plan *p)
         assert_int_equal(a->buf_bytes % LAYOUT_ALIGN, 0);
         assert_true(a->buf_bytes <= (a->pool == SLAB_PANEL ? p->panel_bytes : p->stream_bytes));
         assert_true((a->runs - 1) * a->buf_pitch + a->run_bytes <= a->buf_bytes);
-        assert_int_equal(a->direct, !a->strewn && !leaves && a->off % 4096 == 0 && a->run_bytes % 4096 == 0);
+        assert_int_equal(a->direct,
+                         !leaves && (a->edged || (!a->strewn && a->off % 4096 == 0 && a->run_bytes % 4096 == 0)));
         assert_true(a->strewn || a->runs == 1);
         if (a->pool == SLAB_STREAM)
             assert_true(a->runs == 1 && a->jobs == 1 && !a->strewn);
@@ -412,7 +464,8 @@ static void the_advice_is_good(const struct made *m, const struct plan_budget *b
     arena_release(&a);
 }
 
-static bool check(struct made *m, const struct plan_budget *b)
+/* `edged`: counts items whose row panels are whole blocks. */
+static bool check(struct made *m, const struct plan_budget *b, uint64_t *edged)
 {
     struct arena a = { 0 };
     struct err e = { 0 };
@@ -424,6 +477,7 @@ static bool check(struct made *m, const struct plan_budget *b)
     } else {
         buffers_keep_to_the_budget(&p, b);
         slabs_fit_and_are_aligned(&p);
+        *edged += runs_can_be_completed(&p);
         tiles_fit_lanes(&p);
         sources_are_read_once_and_in_order(&p, m);
         outputs_are_covered_once(&p);
@@ -437,6 +491,7 @@ static void any_layout_any_budget(void **state)
 {
     static const uint64_t memories[] = { 200 << 10, 300 << 10, 500 << 10, 1 << 20, 2 << 20, 16 << 20, 512 << 20 };
     unsigned made_n = 0;
+    uint64_t edged = 0;
 
     (void)state;
     for (uint64_t seed = 0; seed < 140; seed++) {
@@ -445,9 +500,9 @@ static void any_layout_any_budget(void **state)
 
         made_anything(&m, seed, 300000);
         b = (struct plan_budget){ .memory = memories[seed % 7], .threads = 1 + (unsigned)(made_random(&m) % 8) };
-        made_n += check(&m, &b);
+        made_n += check(&m, &b, &edged);
         m.layout.awaited = true;
-        made_n += check(&m, &b);
+        made_n += check(&m, &b, &edged);
         made_release(&m);
     }
     assert_true(made_n > 140);
@@ -458,6 +513,7 @@ static void any_layout_any_devices(void **state)
     static const uint64_t memories[] = { 400 << 10, 1 << 20, 2 << 20, 16 << 20, 512 << 20 };
     static const uint64_t device_memories[] = { 300 << 10, 500 << 10, 1 << 20, 3 << 20, 1 << 30 };
     unsigned made_n = 0, paneled = 0;
+    uint64_t edged = 0;
 
     (void)state;
     for (uint64_t seed = 0; seed < 150; seed++) {
@@ -469,12 +525,30 @@ static void any_layout_any_devices(void **state)
                                   .threads = 1,
                                   .devices = 1 + (unsigned)(made_random(&m) % 4),
                                   .device_memory = device_memories[seed / 5 % 5] };
-        made_n += check(&m, &b);
+        made_n += check(&m, &b, &edged);
         b = (struct plan_budget){ 64 << 20, 1, 2, 1 << 20 };
-        paneled += check(&m, &b);
+        paneled += check(&m, &b, &edged);
         made_release(&m);
     }
     assert_true(made_n > 60 && paneled > 60);
+}
+
+static void heads_leave_in_whole_blocks(void **state)
+{
+    static const uint64_t memories[] = { 180 << 10, 300 << 10, 500 << 10, 700 << 10 };
+    uint64_t edged = 0, on_devices = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        uint64_t memory = memories[seed % 4];
+        struct made m;
+
+        made_heads(&m, seed);
+        check(&m, &(struct plan_budget){ .memory = memory, .threads = 1 + (unsigned)seed % 3 }, &edged);
+        check(&m, &(struct plan_budget){ 2 << 20, 1, 1 + (unsigned)seed % 2, memory }, &on_devices);
+        made_release(&m);
+    }
+    assert_true(edged > 60 && on_devices > 60);
 }
 
 static void plan(struct plan *p, struct made *m, uint64_t memory, unsigned threads)
@@ -528,9 +602,10 @@ static void real_shapes_in_128M(void **state)
     assert_int_equal(p.stream_slots, 4);
     assert_int_equal(p.paneled, 1); /* the head: 131 MB */
     assert_int_equal(p.slab[p.slabs_n - 1].runs, 2048);
-    assert_true(p.slab[p.slabs_n - 1].run_bytes >= 30000);
-    for (uint64_t s = 0; s < p.slabs_n; s++)
-        assert_true(p.slab[s].direct || p.slab[s].runs == 2048);
+    for (uint64_t s = 0; s < p.slabs_n; s++) {
+        assert_true(p.slab[s].direct);
+        assert_true(p.slab[s].runs == 1 || p.slab[s].last || p.slab[s].run_bytes >= 20000);
+    }
     made_release(&m);
 }
 
@@ -598,7 +673,7 @@ static void tied_weights_stay_aligned_in_row_panels(void **state)
     plan(&p, &m, 16 << 20, 2);
     assert_int_equal(p.paneled, 1);
     for (uint64_t s = 0; s < p.slabs_n; s++)
-        assert_int_equal(p.slab[s].direct, p.slab[s].pool == SLAB_STREAM);
+        assert_true(p.slab[s].direct && p.slab[s].edged == (p.slab[s].pool == SLAB_PANEL));
     made_release(&m);
 }
 
@@ -692,6 +767,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_layout_any_budget),
         cmocka_unit_test(any_layout_any_devices),
+        cmocka_unit_test(heads_leave_in_whole_blocks),
         cmocka_unit_test(whole_tensors_on_devices),
         cmocka_unit_test(tiles_come_as_outputs_are_awaited),
         cmocka_unit_test(real_shapes_in_128M),
