@@ -50,7 +50,7 @@ static int flush(const struct run *r, const struct finished *f, size_t n, struct
 
         while (i < n && l->item[f[i].item].file != file)
             i++;
-        if (i < n && fdatasync(r->file[file].fd))
+        if (i < n && fdatasync(r->file[file].record_fd))
             return err_errno(e, errno, "%s: cannot be flushed to disk", r->file[file].shown);
     }
     return 0;

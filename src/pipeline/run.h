@@ -14,6 +14,9 @@ struct out_file {
     const char *shown;
     int fd;        /* buffered; -1: none */
     int direct_fd; /* the same file with O_DIRECT; -1: none, the file system refuses it */
+    /* The same file again, for the recorder; -1: none. The kernel says once for each time that a file was opened that
+     * pages of it did not come to the disk: what the writer has heard the recorder must hear, too. */
+    int record_fd;
     bool buffered; /* something went through the page cache */
 };
 

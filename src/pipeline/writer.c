@@ -31,7 +31,7 @@ struct slab_writes { /* a slab on its way to the disk */
 };
 
 struct behind { /* what is on its way from the page cache to the disk */
-    int fd;
+    const struct out_file *file;
     uint64_t off, bytes;
 };
 
@@ -74,6 +74,8 @@ static int output_create(struct run *r, unsigned i, int dir_fd, struct err *e)
         dir_fd, d->name, f->shown, d->bytes, e);
     if (f->fd < 0 || file_pwrite(f->fd, f->shown, d->head, d->head_bytes, 0, e))
         return -1;
+    if (r->journal && (f->record_fd = io_reopen(dir_fd, d->name, f->shown, e)) < 0)
+        return -1;
     /* Where a page is larger than our blocks, a buffered and a direct write could meet in one. */
     if (sysconf(_SC_PAGESIZE) > LAYOUT_ALIGN)
         return 0;
@@ -95,7 +97,8 @@ int outputs_create(struct run *r, int dir_fd, const char *dir, struct err *e)
     for (size_t i = 0; i < l->files_n; i++)
         r->file[i] = (struct out_file){ .shown = arena_printf(r->plan->arena, "%s/%s", dir, l->file[i].name),
                                         .fd = -1,
-                                        .direct_fd = -1 };
+                                        .direct_fd = -1,
+                                        .record_fd = -1 };
     for (unsigned i = 0; i < l->files_n; i++)
         if (output_create(r, i, dir_fd, e))
             return -1;
@@ -106,11 +109,17 @@ int outputs_create(struct run *r, int dir_fd, const char *dir, struct err *e)
 void outputs_close(struct run *r)
 {
     for (size_t i = 0; r->file && i < r->plan->layout->files_n; i++) {
-        if (r->file[i].fd >= 0)
-            close(r->file[i].fd);
-        if (r->file[i].direct_fd >= 0)
-            close(r->file[i].direct_fd);
+        const int fd[] = { r->file[i].fd, r->file[i].direct_fd, r->file[i].record_fd };
+
+        for (size_t k = 0; k < sizeof fd / sizeof *fd; k++)
+            if (fd[k] >= 0)
+                close(fd[k]);
     }
+}
+
+static int not_flushed(const struct out_file *f, struct err *e)
+{
+    return err_errno(e, errno, "%s: cannot be flushed to disk", f->shown);
 }
 
 /* The padded end goes, and what is in caches goes to the disk. Only then an output is written. */
@@ -119,7 +128,7 @@ static int output_finish(struct out_file *f, const struct data_file *d, struct e
     if (ftruncate(f->fd, (off_t)d->bytes))
         return err_errno(e, errno, "%s: cannot be cut to its %llu bytes", f->shown, (unsigned long long)d->bytes);
     if (fsync(f->fd))
-        return err_errno(e, errno, "%s: cannot be flushed to disk", f->shown);
+        return not_flushed(f, e);
     if (f->buffered)
         posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
     return 0;
@@ -232,18 +241,29 @@ static struct slab_writes *slab_begin(struct writer *w, uint64_t slab)
     return sw;
 }
 
+/* Waits for what was begun to be written, and has the page cache forget it. What did not come to the disk the kernel
+ * tells here, and not again by fsync. */
+static int come_to_disk(const struct out_file *f, uint64_t off, uint64_t bytes, struct err *e)
+{
+    if (sync_file_range(f->fd, (off_t)off, (off_t)bytes, SYNC_FILE_RANGE_WAIT_BEFORE) && errno != ENOSYS &&
+        errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP) /* these say nothing of the data */
+        return not_flushed(f, e);
+    file_forget(f->fd, off, bytes);
+    return 0;
+}
+
 /* Without O_DIRECT, the kernel had better begin to write now than when all is there: so that what waits for the disk is
  * a few pieces, or a row panel. */
-static void start_writeback(struct writer *w, int fd, const struct io_op *op)
+static int start_writeback(struct writer *w, const struct out_file *f, const struct io_op *op, struct err *e)
 {
     struct behind *b = &w->behind[w->behind_n % BEHIND];
+    int ret = 0;
 
-    file_write_out(fd, op->off, op->len);
-    if (w->behind_n++ >= BEHIND) { /* that piece has come to the disk by now, or does before more wait for it */
-        sync_file_range(b->fd, (off_t)b->off, (off_t)b->bytes, SYNC_FILE_RANGE_WAIT_BEFORE);
-        file_forget(b->fd, b->off, b->bytes);
-    }
-    *b = (struct behind){ fd, op->off, op->len };
+    file_write_out(f->fd, op->off, op->len);
+    if (w->behind_n++ >= BEHIND) /* that piece has come to the disk by now, or does before more wait for it */
+        ret = come_to_disk(b->file, b->off, b->bytes, e);
+    *b = (struct behind){ f, op->off, op->len };
+    return ret;
 }
 
 /* Of an item, as slabs without gaps come in file order: all that is begun, below the first one that is on its way. */
@@ -287,29 +307,29 @@ static void slab_trace(const struct writer *w, const struct slab_writes *sw)
 
 /* The same of a row panel, whose runs are too many to name one by one: so it is all of the item each time, and what
  * the panel before it has left in the page cache goes first. */
-static void panel_writeback(const struct writer *w, const struct slab_plan *s)
+static int panel_writeback(const struct writer *w, const struct slab_plan *s, struct err *e)
 {
     const struct placed *item = &w->run->plan->layout->item[s->item];
     const struct out_file *f = &w->run->file[s->file];
 
-    if (s->edged) { /* panels share no pages */
-        sync_file_range(f->fd, (off_t)item->off, (off_t)item->bytes, SYNC_FILE_RANGE_WAIT_BEFORE);
-        file_forget(f->fd, item->off, item->bytes);
-    }
+    if (s->edged && come_to_disk(f, item->off, item->bytes, e)) /* panels share no pages */
+        return -1;
     file_write_out(f->fd, item->off, item->bytes);
+    return 0;
 }
 
-static void slab_end(struct writer *w, struct slab_writes *sw)
+static int slab_end(struct writer *w, struct slab_writes *sw, struct err *e)
 {
     const struct slab_plan *s = sw->plan;
     const struct out_file *f = &w->run->file[s->file];
 
-    if (s->strewn && f->fd >= 0 && f->buffered)
-        panel_writeback(w, s);
+    if (s->strewn && f->fd >= 0 && f->buffered && panel_writeback(w, s, e))
+        return -1;
     slab_trace(w, sw);
     ring_written(&w->run->ring, sw->slab);
     sw->plan = NULL;
     item_add(w, s);
+    return 0;
 }
 
 /* The next run of a slab, as it leaves. */
@@ -374,11 +394,10 @@ static int piece_end(struct writer *w, struct err *e)
     w->run->result->direct_write |= op->direct;
     w->run->file[sw->plan->file].buffered |= !op->direct;
     atomic_fetch_add(&w->run->written, op->len);
-    if (!op->direct && !sw->plan->strewn && w->run->file[sw->plan->file].fd >= 0)
-        start_writeback(w, w->run->file[sw->plan->file].fd, op);
-    if (!--sw->in_flight && sw->issued)
-        slab_end(w, sw);
-    return 0;
+    if (!op->direct && !sw->plan->strewn && w->run->file[sw->plan->file].fd >= 0 &&
+        start_writeback(w, &w->run->file[sw->plan->file], op, e))
+        return -1;
+    return !--sw->in_flight && sw->issued ? slab_end(w, sw, e) : 0;
 }
 
 /* False: none now, or no more. */

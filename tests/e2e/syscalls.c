@@ -3,6 +3,9 @@
  *
  *   SYSCALLS=count              says at the end how many there were
  *   SYSCALLS=list               says of each its number, its name and its file
+ *   SYSCALLS=lost=5             there is no O_DIRECT, and at the 5th wait for a file to come to the disk it turns out
+ *                               that what was written to it since the last one that went well did not: it is zeros.
+ *                               That is told once for each time that the file was opened, as the kernel does
  *   SYSCALLS=kill=17            the process is killed by the 17th; of a write the first half is done
  *   SYSCALLS=fail=17,error=28   it fails with that errno value
  *   SYSCALLS=no_exchange        a file system that cannot exchange two names
@@ -14,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -97,8 +101,100 @@ CALL(renameat, (int a, const char *from, int b, const char *to), (a, from, b, to
 CALL(unlink, (const char *path), (path), -1, path)
 CALL(unlinkat, (int fd, const char *path, int flags), (fd, path, flags), fd, path)
 CALL(rmdir, (const char *path), (path), -1, path)
-CALL(fsync, (int fd), (fd), fd, NULL)
-CALL(fdatasync, (int fd), (fd), fd, NULL)
+
+/* ---- what does not come to the disk ---- */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct piece {
+    ino_t ino;
+    off_t at;
+    size_t n;
+} piece[100000]; /* written, not known to be on the disk */
+static int pieces, told[1024], waits;
+static ino_t broken;
+
+static ino_t file_of(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) || !S_ISREG(st.st_mode) ? 0 : st.st_ino;
+}
+
+static void written(int fd, off_t at, size_t n)
+{
+    pthread_mutex_lock(&lock);
+    if (pieces == sizeof piece / sizeof *piece)
+        abort();
+    piece[pieces++] = (struct piece){ file_of(fd), at, n };
+    pthread_mutex_unlock(&lock);
+}
+
+static void forget(int fd, ino_t ino, int lose)
+{
+    static const char zeros[1 << 16];
+    int kept = 0;
+
+    for (int i = 0; i < pieces; i++) {
+        struct piece p = piece[i];
+
+        if (p.ino != ino)
+            piece[kept++] = p;
+        for (size_t n; p.ino == ino && lose && p.n; p.at += (off_t)n, p.n -= n) {
+            n = p.n < sizeof zeros ? p.n : sizeof zeros;
+            if (REAL(pwrite)(fd, zeros, n, p.at) < 0)
+                abort();
+        }
+    }
+    pieces = kept;
+}
+
+static int on_disk(int fd, int all)
+{
+    ino_t ino = file_of(fd);
+    int ret = 0;
+
+    if (!setting("lost") || !ino)
+        return 0;
+    pthread_mutex_lock(&lock);
+    if (++waits == setting("lost")) {
+        broken = ino;
+        forget(fd, ino, 1);
+    }
+    if (ino == broken && !told[fd]) {
+        told[fd] = 1;
+        errno = EIO;
+        ret = -1;
+    } else if (all) {
+        forget(fd, ino, 0);
+    }
+    pthread_mutex_unlock(&lock);
+    return ret;
+}
+
+int fsync(int fd) { return next("fsync", fd, NULL, 0) == FAIL || on_disk(fd, 1) ? -1 : REAL(fsync)(fd); }
+int fdatasync(int fd) { return next("fdatasync", fd, NULL, 0) == FAIL || on_disk(fd, 1) ? -1 : REAL(fdatasync)(fd); }
+
+int sync_file_range(int fd, off64_t at, off64_t n, unsigned flags)
+{
+    return flags & SYNC_FILE_RANGE_WAIT_BEFORE && on_disk(fd, 0) ? -1 : REAL(sync_file_range)(fd, at, n, flags);
+}
+
+int fcntl64(int fd, int command, ...)
+{
+    va_list ap;
+    void *argument;
+
+    va_start(ap, command);
+    argument = va_arg(ap, void *);
+    va_end(ap);
+    if (setting("lost") && command == F_SETFL && (long)argument & O_DIRECT) {
+        errno = EINVAL;
+        return -1;
+    }
+    return REAL(fcntl)(fd, command, argument);
+}
+
+int fcntl(int fd, int command, ...) __attribute__((alias("fcntl64")));
 
 int renameat2(int a, const char *from, int b, const char *to, unsigned flags)
 {
@@ -151,5 +247,7 @@ ssize_t pwrite(int fd, const void *p, size_t n, off_t at)
         die();
     }
     }
+    if (setting("lost"))
+        written(fd, at, n);
     return REAL(pwrite)(fd, p, n, at);
 }

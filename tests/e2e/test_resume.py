@@ -610,3 +610,27 @@ def test_at_every_system_call(weighbridge_release, syscalls, model, tmp_path, wh
         weighbridge_release.ok(*command, env=syscalls(what))
         assert tree(out) == new and sorted(os.listdir(tmp_path)) == ["model", "new", "old", "other", "out"], n
     assert total > 40
+
+
+@pytest.mark.parametrize("seconds", ["0.001", "1000"])
+@pytest.mark.parametrize("memory,step", [("64M", 2), ("16M", 7)])
+def test_pages_that_never_come_to_the_disk(weighbridge_release, syscalls, tmp_path, seconds, memory, step):
+    """The kernel tells it once, to one of those who wait. Nothing is published that lacks them, or recorded as finished."""
+    config = {"vocab_size": 70001, "hidden_size": 128, "num_hidden_layers": 1, "tie_word_embeddings": True}
+    model = checkpoints.make(tmp_path / "model", "llama", config=config).path
+    weighbridge_release.ok("export", model, tmp_path / "new", *QUICK)
+    new, out, failed, resumed = tree(tmp_path / "new"), tmp_path / "out", 0, 0
+    for n in range(1, 200, step):
+        r = weighbridge_release("export", model, out, *QUICK, "--memory", memory, "--threads", 1, "--io", "pread",
+                                env={**syscalls(f"lost={n}"), "WEIGHBRIDGE_JOURNAL": seconds}, any_status=True)
+        if r.status == 0:
+            assert tree(out) == new
+            break
+        assert r.status == 1 and "Input/output error" in r.stderr and not out.exists(), r
+        failed += 1
+        weighbridge_release.ok("export", model, out, *QUICK, "--resume", "--report", tmp_path / "r.json")
+        assert tree(out) == new, n
+        resumed += json.loads((tmp_path / "r.json").read_text())["resumed"]["tensors"]
+        shutil.rmtree(out)
+    assert failed >= 5
+    assert resumed or seconds == "1000"
