@@ -198,7 +198,8 @@ static int hash_from_file(struct writer *w, unsigned item, unsigned char *buf, s
     return 0;
 }
 
-/* The buffers of the ring are free by now. */
+/* Of what this run or an earlier one has written: other ranks know the hashes of theirs. The buffers of the ring are
+ * free by now. */
 static int hash_the_rest(struct writer *w, struct err *e)
 {
     size_t room;
@@ -207,7 +208,7 @@ static int hash_the_rest(struct writer *w, struct err *e)
     if (room > PIECE_BYTES)
         room = PIECE_BYTES;
     for (unsigned i = 0; i < w->run->plan->layout->items_n; i++)
-        if (w->hash[i].bytes < w->run->plan->layout->item[i].bytes && hash_from_file(w, i, buf, room, e))
+        if (w->hash[i].bytes < w->hash[i].written && hash_from_file(w, i, buf, room, e))
             return -1;
     return 0;
 }
@@ -217,9 +218,12 @@ static void hash_known(struct writer *w)
 {
     const struct journal *j = w->run->journal;
 
-    for (size_t i = 0; j && i < j->finished_n; i++)
-        if (j->finished[i].hashed)
-            w->hash[j->finished[i].item].bytes = w->run->plan->layout->item[j->finished[i].item].bytes;
+    for (size_t i = 0; j && i < j->finished_n; i++) {
+        struct item_hash *h = &w->hash[j->finished[i].item];
+
+        h->written = w->run->plan->layout->item[j->finished[i].item].bytes;
+        h->bytes = j->finished[i].hashed ? h->written : 0;
+    }
 }
 
 /* ---- slabs ---- */

@@ -158,6 +158,7 @@ struct setup {
     uint64_t memory;
     int (*progress)(void *user, const struct run_progress *p);
     void (*change)(struct plan *p); /* before the run */
+    bool joint;
     struct filled *filled;
 };
 
@@ -165,7 +166,7 @@ static int run(struct made *m, const struct setup *s, struct run_result *r, stru
 {
     struct plan_budget b = { .memory = s->memory, .threads = s->threads };
     struct run_options o = {
-        .io = s->io, .threads = s->threads, .filled = s->filled, .progress = s->progress, .user = m
+        .io = s->io, .threads = s->threads, .joint = s->joint, .filled = s->filled, .progress = s->progress, .user = m
     };
 
     if (plan_make(p, &m->ckpt, &m->layout, &b, &m->arena, e))
@@ -619,6 +620,40 @@ static void every_interrupted_op_goes_on(void **state)
     sweep(EINTR, ERR_NONE);
 }
 
+/* Neither to transform it nor for its hash. */
+static void what_other_ranks_write_is_not_read(void **state)
+{
+    unsigned long ops[2];
+
+    (void)state;
+    for (unsigned others = 0; others < 2; others++) {
+        struct setup s = { .io = "fault", .threads = 1, .memory = 400 << 10, .joint = true };
+        struct run_result r;
+        struct err e = { 0 };
+        struct plan p;
+        struct made m;
+
+        made_init(&m, 3);
+        made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 300, 200, 0), true);
+        for (unsigned i = 0; i < others; i++) {
+            made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 500, 600, 0), i)->done = true;
+            made_item(&m, 1, made_tensor(&m, 0, DT_BF16, 500, 600, 0), i)->done = true;
+        }
+        made_size(&m);
+        write_shards(&m);
+        for (size_t f = 0; f < 2; f++)
+            close(io_create(dir_fd, m.file[f].name, m.file[f].name, m.file[f].bytes, &e));
+        io_fault_set(&(struct io_fault){ .at_most = 4096 });
+        if (run(&m, &s, &r, &p, &e))
+            fail_msg("%s", e.msg);
+        ops[others] = io_fault_count();
+        remove_outputs(&m);
+        remove_shards(&m);
+        made_release(&m);
+    }
+    assert_int_equal(ops[0], ops[1]);
+}
+
 /* One run that must fail, with a message that has `text` in it. */
 static void refused(struct made *m, const struct setup *s, enum err_kind kind, const char *text)
 {
@@ -867,6 +902,7 @@ int main(void)
         cmocka_unit_test(nothing_to_move_still_makes_the_files),
         cmocka_unit_test(every_failing_op_is_one_clean_error),
         cmocka_unit_test(every_interrupted_op_goes_on),
+        cmocka_unit_test(what_other_ranks_write_is_not_read),
         cmocka_unit_test(a_source_that_has_changed_is_refused),
         cmocka_unit_test(a_source_that_changes_meanwhile_is_refused),
         cmocka_unit_test(a_mapped_source_that_loses_its_end_is_refused),
