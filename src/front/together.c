@@ -63,20 +63,31 @@ static int by_place(const void *a, const void *b)
     return x->item < y->item ? -1 : x->item > y->item;
 }
 
-/* Items of one source stay together, as it is read once. */
+/* Where a source ends that items come from; its bytes in all of them. */
+static size_t source_end(const struct weight *w, size_t n, size_t i, uint64_t *bytes)
+{
+    size_t end = i;
+
+    for (*bytes = 0; end < n && w[end].file == w[i].file && w[end].off == w[i].off; end++)
+        *bytes += w[end].bytes;
+    return end;
+}
+
+/* Items of one source stay together, as it is read once, and each rank's lie side by side. A source goes to the rank in
+ * whose equal share its middle lies: so a large one at the end does not leave the last rank without any. */
 static void share_out(struct together *t, const struct weight *w, size_t n)
 {
-    uint64_t all = 0, before = 0;
+    uint64_t all = 0, before = 0, bytes;
     int rank = 0;
 
     for (size_t i = 0; i < n; i++)
         all += w[i].bytes;
-    for (size_t i = 0; i < n; before += w[i++].bytes) {
-        bool same = i && w[i].file == w[i - 1].file && w[i].off == w[i - 1].off;
-
-        while (!same && rank + 1 < t->ranks->size && before >= all / (uint64_t)t->ranks->size * ((uint64_t)rank + 1))
+    for (size_t i = 0, end; i < n; before += bytes) {
+        end = source_end(w, n, i, &bytes);
+        while (rank + 1 < t->ranks->size && before + bytes / 2 >= all / (uint64_t)t->ranks->size * ((uint64_t)rank + 1))
             rank++;
-        t->owner[w[i].item] = rank;
+        while (i < end)
+            t->owner[w[i++].item] = rank;
     }
 }
 
