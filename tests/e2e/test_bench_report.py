@@ -1,4 +1,6 @@
 """bench/report.py: one HTML file, from the report and the trace of an export.  And that every script can be run."""
+import importlib.machinery
+import importlib.util
 import json
 import os
 import subprocess
@@ -70,3 +72,14 @@ def test_scripts_can_be_run():
                if path.is_file() and "golden" not in path.parts and path.read_bytes()[:2] == b"#!"]
     assert len(scripts) > 15
     assert not [str(path) for path in scripts if not os.access(path, os.X_OK)]
+
+
+def test_gpu_bench_compares_the_hashes_of_a_report(weighbridge, tmp_path):
+    """There is no card where tests run; so what it takes from a report is tried by itself."""
+    loader = importlib.machinery.SourceFileLoader("gpu_bench", str(ROOT / "bench" / "gpu"))
+    bench = importlib.util.module_from_spec(importlib.util.spec_from_loader("gpu_bench", loader))
+    loader.exec_module(bench)
+    model = checkpoints.make(tmp_path / "model").path
+    report = json.loads(weighbridge.ok("export", model, tmp_path / "out", "--no-chat-template", "--report", "-", "-q").stdout)
+    hashes = bench.hashes(report)
+    assert len(hashes) == len(report["tensors"]) > 10 and all(len(h) == 16 for h in hashes.values())
