@@ -423,24 +423,37 @@ static uint64_t panels_choose(uint64_t room, const struct demand *d)
     return least(bytes, most(d->panel_pair, d->panel_most + PANEL_USEFUL));
 }
 
+/* Bytes of the panel area that no group may lose: all of a group that fits whole, one row of the others. */
+static uint64_t panels_least(const struct demand *d, uint64_t panel_bytes)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < d->groups; i++) {
+        const struct group *g = &d->group[i];
+
+        bytes = most(bytes, g->panels * panel_room(g, fits_whole(g, panel_bytes) ? g->rows : 1, g->panel_dst));
+    }
+    return bytes;
+}
+
 /* The panel area, of so many bytes at most, and what row panels keep at their edges, which takes some of these unless
- * the area is a device's: of `host` then. */
+ * the area is a device's: of `host` then. What would be whole stays so: it is more, in all, than the few that are
+ * not, and a run of its own is better than row panels. */
 static void panels_size(struct plan *p, const struct demand *d, uint64_t room, uint64_t host)
 {
-    uint64_t before;
+    uint64_t all = panels_choose(room, d), least_bytes = panels_least(d, all);
 
-    do { /* what is kept may leave other tensors no room to be whole */
-        before = p->edges_bytes;
-        p->panel_bytes = panels_choose(p->devices ? room : room - before, d);
-        for (size_t i = 0; i < d->groups; i++) {
-            const struct group *g = &d->group[i];
-            uint64_t edges = fits_whole(g, p->panel_bytes) ? 0 : edges_of(g);
+    for (size_t i = 0; i < d->groups; i++) {
+        const struct group *g = &d->group[i];
+        uint64_t edges = fits_whole(g, all) ? 0 : edges_of(g), left;
 
-            if (edges > p->edges_bytes && edges < host &&
-                edged_rows(p, g, panels_choose(p->devices ? room : room - edges, d)))
-                p->edges_bytes = edges;
-        }
-    } while (p->edges_bytes > before);
+        if (edges <= p->edges_bytes || edges >= host)
+            continue;
+        left = panels_choose(p->devices ? room : room - edges, d);
+        if (left >= least_bytes && edged_rows(p, g, left))
+            p->edges_bytes = edges;
+    }
+    p->panel_bytes = panels_choose(p->devices ? room : room - p->edges_bytes, d);
 }
 
 /* The size of tiles, and with it all that there is a number of. */

@@ -609,6 +609,58 @@ static void real_shapes_in_128M(void **state)
     made_release(&m);
 }
 
+/* What the head's row panels keep at their edges takes no room from tensors that are whole without it. */
+static void edges_leave_whole_tensors_whole(void **state)
+{
+    (void)state;
+    for (uint64_t memory = 16; memory <= 128; memory++) {
+        uint64_t paneled[2], edged[2];
+
+        for (unsigned head = 0; head < 2; head++) {
+            struct made m;
+            struct plan p;
+
+            made_init(&m, 1);
+            made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 8192, 2048, 0), true);
+            made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 2048, 8192, 0), true);
+            if (head)
+                made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 128256, 2048, 0), true);
+            plan(&p, &m, memory << 20, 2);
+            paneled[head] = p.paneled;
+            edged[head] = p.edged;
+            made_release(&m);
+        }
+        assert_int_equal(paneled[1], paneled[0] + 1);
+        assert_true(edged[1] >= edged[0] && (memory < 72 || edged[1] > edged[0]));
+    }
+}
+
+/* Nor from one row of a tensor, which must fit: what is planned without a head is not refused with one. */
+static void edges_leave_room_for_rows(void **state)
+{
+    uint64_t refused[2] = { 0 }, edged = 0;
+
+    (void)state;
+    for (uint64_t memory = 16; memory <= 32; memory++)
+        for (unsigned head = 0; head < 2; head++) {
+            struct plan_budget b = { memory << 20, 2, 0, 0 };
+            struct err e = { 0 };
+            struct made m;
+            struct plan p;
+
+            made_init(&m, 1);
+            made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 4, 5500000, 0), true); /* rows of 11 MB */
+            if (head)
+                made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 128257, 512, 0), true);
+            made_size(&m);
+            refused[head] += plan_make(&p, &m.ckpt, &m.layout, &b, &m.arena, &e) != 0;
+            edged += e.kind ? 0 : p.edged;
+            made_release(&m);
+        }
+    assert_int_equal(refused[1], refused[0]);
+    assert_true(refused[0] < 16 && edged > 0);
+}
+
 /* A device that is large enough transposes whole tensors, and all that is written is contiguous and direct. */
 static void whole_tensors_on_devices(void **state)
 {
@@ -771,6 +823,8 @@ int main(void)
         cmocka_unit_test(whole_tensors_on_devices),
         cmocka_unit_test(tiles_come_as_outputs_are_awaited),
         cmocka_unit_test(real_shapes_in_128M),
+        cmocka_unit_test(edges_leave_whole_tensors_whole),
+        cmocka_unit_test(edges_leave_room_for_rows),
         cmocka_unit_test(the_least_budgets_do),
         cmocka_unit_test(tied_weights_stay_aligned_in_row_panels),
         cmocka_unit_test(a_reduced_vocabulary_reads_its_rows_only),
