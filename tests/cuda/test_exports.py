@@ -183,6 +183,7 @@ def test_any_memory(dtype, memory, device, way, large, cpu, tmp_path):
     same(cpu(case).out, got.out)
     same_report(cpu(case), got)
     assert (got.report["memory"]["paneled"] > 0) == (device == "16M")
+    assert got.report["memory"]["edged"] == got.report["memory"]["paneled"]  # drains of runs are completed to whole blocks
     assert got.report["memory"]["device_bytes"] <= int(device[:-1]) << 20 and got.report["memory"]["buffers"] <= int(memory[:-1]) << 20
     assert not any(t["failed"] for t in got.device["devices"])
 
