@@ -24,6 +24,7 @@ enum {
     LINE = 64,               /* bytes: two threads should not write to one cache line */
     BAND = 32,               /* rows: as many fp16 numbers fill a line */
     RUN_LEAST = 8 << 10,     /* of a row panel in whole blocks: below it, what is kept costs more than it gains */
+    RUN_LONG = 64 << 10,     /* and where there is memory enough */
     RUN_USEFUL = 32 << 10,   /* a disk takes runs of this length nearly as quickly as longer ones */
 };
 
@@ -59,9 +60,7 @@ struct demand {          /* of all groups */
     uint64_t tile_least; /* bytes that a tile needs at least */
     unsigned streams;    /* at most of a tile */
     bool panels;
-    uint64_t panel_most; /* bytes of the largest whole tensor (or tensors, where a group has several) */
-    uint64_t panel_pair; /* bytes of the largest two that come one behind the other */
-    uint64_t panel_all;  /* bytes of all of them */
+    uint64_t panel_all; /* bytes of all whole tensors */
     const struct ckpt_file *adapter;
     uint64_t merge_rank;       /* of the adapter at most */
     size_t scratch;            /* bytes of a job on a device, at most, merges aside */
@@ -244,10 +243,9 @@ static uint64_t panel_room(const struct group *g, uint64_t rows, unsigned dst)
     return round_up(g->cols * pitch, LAYOUT_ALIGN);
 }
 
-static bool fits_whole(const struct group *g, uint64_t panel_bytes)
-{
-    return !g->panels || g->panels * panel_room(g, g->rows, g->panel_dst) <= panel_bytes;
-}
+static uint64_t whole_room(const struct group *g) { return g->panels * panel_room(g, g->rows, g->panel_dst); }
+
+static bool fits_whole(const struct group *g, uint64_t panel_bytes) { return whole_room(g) <= panel_bytes; }
 
 static void demand_merge(struct demand *d, const struct group *g)
 {
@@ -268,11 +266,9 @@ static size_t scratch_of(const struct recipe_plain *plain)
 static struct demand demand_of(const struct group *group, size_t groups, size_t items)
 {
     struct demand d = { .group = group, .groups = groups, .items = items };
-    uint64_t before = 0;
 
     for (size_t i = 0; i < groups; i++) {
         const struct group *g = &group[i];
-        uint64_t room = g->panels * panel_room(g, g->rows, g->panel_dst), pair;
 
         if (g->use->plain.parts)
             d.tile_least = most(d.tile_least, most(recipe_parts_bytes(&g->use->plain, 1), g->streams * g->stream_dst));
@@ -280,12 +276,7 @@ static struct demand demand_of(const struct group *group, size_t groups, size_t 
         d.panels |= g->panels > 0;
         d.scratch = most(d.scratch, scratch_of(&g->use->plain));
         demand_merge(&d, g);
-        d.panel_most = most(d.panel_most, room);
-        if (__builtin_add_overflow(before, room, &pair))
-            pair = UINT64_MAX;
-        d.panel_pair = most(d.panel_pair, pair);
-        before = room ? room : before;
-        if (__builtin_add_overflow(d.panel_all, room, &d.panel_all))
+        if (__builtin_add_overflow(d.panel_all, whole_room(g), &d.panel_all))
             d.panel_all = UINT64_MAX;
     }
     return d;
@@ -415,12 +406,26 @@ static void slots_wish(struct plan *p, const struct plan_budget *b, const struct
 
 enum fit { FITS, HOST_LITTLE, DEVICE_LITTLE };
 
+/* Of `room` no more than keeps reading and writing busy: memory that was never touched costs as much as it saves. For
+ * whole tensors that is the largest and something beside it, or the largest two that come one behind the other; for one
+ * in row panels, two of these with long runs. */
 static uint64_t panels_choose(uint64_t room, const struct demand *d)
 {
-    uint64_t bytes = least(round_down(room, LAYOUT_ALIGN), d->panel_all);
+    uint64_t bytes = 0, before = 0;
 
-    /* No more than keeps reading and writing busy: memory that was never touched costs as much as it saves. */
-    return least(bytes, most(d->panel_pair, d->panel_most + PANEL_USEFUL));
+    for (size_t i = 0; i < d->groups; i++) {
+        const struct group *g = &d->group[i];
+        uint64_t whole = whole_room(g), row = 2 * g->panels * (RUN_LONG + LAYOUT_ALIGN);
+
+        if (whole > room) {
+            bytes = most(bytes, g->cols > room / row ? room : g->cols * row);
+            before = 0;
+        } else if (whole) {
+            bytes = most(bytes, most(whole + PANEL_USEFUL, before + whole));
+            before = whole;
+        }
+    }
+    return least(round_down(least(bytes, room), LAYOUT_ALIGN), d->panel_all);
 }
 
 /* Bytes of the panel area that no group may lose: all of a group that fits whole, one row of the others. */

@@ -661,6 +661,24 @@ static void edges_leave_room_for_rows(void **state)
     assert_true(refused[0] < 16 && edged > 0);
 }
 
+/* More would be touched for nothing: two panels with runs of 64 KiB, though 455 MiB are there. */
+static void a_head_takes_what_long_runs_need(void **state)
+{
+    struct made m;
+    struct plan p;
+
+    (void)state;
+    made_init(&m, 1);
+    made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 2048, 8192, 0), true);
+    made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 128256, 2048, 0), true);
+    plan(&p, &m, 512 << 20, 2);
+    assert_int_equal(p.edged, 1);
+    assert_int_equal(p.panel_bytes, 2 * 2048 * (65536 + 4096));
+    for (uint64_t s = 0; s < p.slabs_n; s++)
+        assert_true(!p.slab[s].edged || (p.slab[s].run_bytes <= 65536 && p.slab[s].buf_bytes <= p.panel_bytes / 2));
+    made_release(&m);
+}
+
 /* A device that is large enough transposes whole tensors, and all that is written is contiguous and direct. */
 static void whole_tensors_on_devices(void **state)
 {
@@ -820,6 +838,7 @@ int main(void)
         cmocka_unit_test(any_layout_any_budget),
         cmocka_unit_test(any_layout_any_devices),
         cmocka_unit_test(heads_leave_in_whole_blocks),
+        cmocka_unit_test(a_head_takes_what_long_runs_need),
         cmocka_unit_test(whole_tensors_on_devices),
         cmocka_unit_test(tiles_come_as_outputs_are_awaited),
         cmocka_unit_test(real_shapes_in_128M),
