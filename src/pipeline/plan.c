@@ -18,6 +18,7 @@ enum {
     TILE_BYTES_MIN = 32 << 10, /* PIECE elements of 8 bytes */
     READ_AHEAD = 6,            /* tiles in flight or waiting, besides those in work */
     STREAM_SLOTS = 4,
+    STREAM_SLOTS_MORE = 8,   /* where memory is left over: small slabs hold one as long as large ones do */
     LANES = 3,               /* of a device: one tile comes in, one is worked on, one goes out */
     PANEL_USEFUL = 64 << 20, /* beside the largest panel, unless its neighbours are larger */
     PIECE = LAYOUT_ALIGN,    /* elements: a multiple of it is a multiple of LAYOUT_ALIGN bytes, for any dtype */
@@ -505,6 +506,9 @@ static enum fit sizes_choose(struct plan *p, const struct plan_budget *b, const 
         return DEVICE_LITTLE;
     host = b->memory - fixed_bytes(p);
     panels_size(p, d, p->devices ? b->device_memory - fixed_device(p, d) : host, host);
+    if (!p->devices && p->stream_slots)
+        p->stream_slots +=
+            (unsigned)least(STREAM_SLOTS_MORE, (host - p->edges_bytes - p->panel_bytes) / p->stream_bytes);
     p->buffers = fixed_bytes(p) + (p->devices ? 0 : p->panel_bytes);
     p->device_bytes = p->devices ? fixed_device(p, d) + p->panel_bytes : 0;
     return FITS;

@@ -661,6 +661,26 @@ static void edges_leave_room_for_rows(void **state)
     assert_true(refused[0] < 16 && edged > 0);
 }
 
+static void memory_that_is_left_makes_slots(void **state)
+{
+    static const unsigned slots[] = { 4, 7, 12 };
+    static const uint64_t memory[] = { 158, 172, 200 };
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        struct made m;
+        struct plan p;
+
+        made_init(&m, 1);
+        made_item(&m, 0, made_tensor(&m, 0, DT_BF16, 8192, 2048, 0), true); /* 32 MiB, and 64 beside it */
+        made_item(&m, 1, made_tensor(&m, 0, DT_BF16, 20000, 2048, 0), true);
+        made_item(&m, 1, made_tensor(&m, 0, DT_BF16, 20000, 2048, 0), false);
+        plan(&p, &m, memory[i] << 20, 2);
+        assert_int_equal(p.stream_slots, slots[i]);
+        made_release(&m);
+    }
+}
+
 /* More would be touched for nothing: two panels with runs of 64 KiB, though 455 MiB are there. */
 static void a_head_takes_what_long_runs_need(void **state)
 {
@@ -838,6 +858,7 @@ int main(void)
         cmocka_unit_test(any_layout_any_budget),
         cmocka_unit_test(any_layout_any_devices),
         cmocka_unit_test(heads_leave_in_whole_blocks),
+        cmocka_unit_test(memory_that_is_left_makes_slots),
         cmocka_unit_test(a_head_takes_what_long_runs_need),
         cmocka_unit_test(whole_tensors_on_devices),
         cmocka_unit_test(tiles_come_as_outputs_are_awaited),
