@@ -345,9 +345,9 @@ def test_no_more_memory_than_helps(weighbridge, tmp_path):
     """A head that is far larger than anything beside it is not given room for two of it: all of it would be touched."""
     config = {"vocab_size": 200000, "hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 8}
     model = checkpoints.write_sparse(tmp_path / "model", config)
-    buffers = weighbridge.ok("plan", model, "--memory", "4G", "--json", *QUICK).json["memory"]["buffers"]
+    memory = weighbridge.ok("plan", model, "--memory", "4G", "--json", *QUICK).json["memory"]
     head = 200000 * 1024 * 2
-    assert head + (64 << 20) <= buffers < head + (128 << 20)
+    assert head + (64 << 20) <= memory["panel_bytes"] < head + (65 << 20) and memory["buffers"] < head + (160 << 20)
 
 
 @pytest.mark.parametrize("io", ["auto", "mmap", "pread"])
