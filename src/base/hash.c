@@ -70,15 +70,17 @@ void tensor_hash_release(struct tensor_hash *h)
     *h = (struct tensor_hash){ 0 };
 }
 
+void hash_each_block(uint64_t *block, const void *bytes, size_t n)
+{
+    for (size_t at = 0; at < n; at += HASH_BLOCK)
+        *block++ = XXH3_64bits((const unsigned char *)bytes + at, n - at < HASH_BLOCK ? n - at : HASH_BLOCK);
+}
+
 uint64_t hash_tensor(const void *bytes, size_t n)
 {
     uint64_t blocks = hash_blocks(n), *block = xmalloc(blocks * sizeof *block + 1), hash;
 
-    for (uint64_t i = 0; i < blocks; i++) {
-        size_t at = (size_t)i * HASH_BLOCK;
-
-        block[i] = XXH3_64bits((const unsigned char *)bytes + at, n - at < HASH_BLOCK ? n - at : HASH_BLOCK);
-    }
+    hash_each_block(block, bytes, n);
     hash = hash_of_blocks(block, blocks);
     free(block);
     return hash;

@@ -21,6 +21,7 @@ static inline uint64_t hash_blocks(uint64_t bytes) { return bytes / HASH_BLOCK +
 
 /* Of a tensor that is in memory, or of which there is an array of its blocks' hashes. */
 uint64_t hash_tensor(const void *bytes, size_t n);
+void hash_each_block(uint64_t *block, const void *bytes, size_t n); /* hash_blocks(n) of them */
 uint64_t hash_of_blocks(const uint64_t *block, uint64_t n);
 
 /* Of a tensor that comes piece by piece, in order; zeroed, it has begun. */

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/least.h"
 #include "io/file.h"
 #include "transform/merge.h"
 
@@ -13,9 +14,6 @@ struct rect { /* of the item, rows of which stand in one block of the source */
 };
 
 enum { ROOM_ALIGN = 4096 };
-
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static size_t raw_bytes(uint64_t rank) { return most(MERGE_ROWS * rank, MERGE_COLS) * sizeof(float); }
 

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+#include "base/least.h"
 
 /* "max", a missing file, and what version 1 has for no limit are all none. */
 static uint64_t limit_in(const char *path)

@@ -89,11 +89,7 @@ uint64_t edges_hash(const struct edges_item *it, const struct edges_piece *p)
 {
     uint64_t all = it->row * it->rows, end = p->off + p->bytes < all ? p->off + p->bytes : all;
 
-    for (uint64_t at = p->off; at < end; at += BLOCK) {
-        size_t n = (size_t)(end - at < BLOCK ? end - at : BLOCK);
-
-        table(it)[at / BLOCK] = XXH3_64bits(p->buf + (at - p->off), n);
-    }
+    hash_each_block(table(it) + p->off / BLOCK, p->buf, (size_t)(end - p->off));
     return end - p->off;
 }
 

@@ -8,6 +8,7 @@
 #include "pipeline/plan.h"
 #include <stdlib.h>
 #include <string.h>
+#include "base/least.h"
 #include "emit/merger.h"
 #include "io/io.h"
 #include "pipeline/edges.h"
@@ -25,8 +26,8 @@ enum {
     LINE = 64,               /* bytes: two threads should not write to one cache line */
     BAND = 32,               /* rows: as many fp16 numbers fill a line */
     RUN_LEAST = 8 << 10,     /* of a row panel in whole blocks: below it, what is kept costs more than it gains */
-    RUN_LONG = 64 << 10,     /* and where there is memory enough */
     RUN_USEFUL = 32 << 10,   /* a disk takes runs of this length nearly as quickly as longer ones */
+    RUN_LONG = 64 << 10,     /* where there is memory enough */
 };
 
 /* No tensor is larger than 4 PiB; so sums of a few sizes stay within 64 bits. */
@@ -35,11 +36,11 @@ enum {
 struct use { /* of a source tensor by an item */
     unsigned item;
     struct recipe_plain plain;
-    unsigned dst;  /* bytes of a result element */
-    bool panel;    /* its result collects all rows: TRANSFORM's CUT_ROWS */
-    bool packed;   /* its result stands in a packed file */
-    uint64_t slab; /* that is being filled: its row panel */
-    uint64_t edges;
+    unsigned dst;   /* bytes of a result element */
+    bool panel;     /* its result collects all rows: TRANSFORM's CUT_ROWS */
+    bool packed;    /* its result stands in a packed file */
+    uint64_t slab;  /* that is being filled: its row panel */
+    uint64_t edges; /* as struct slab_plan has it */
 };
 
 struct group { /* the items of one source tensor, or of the same rows of it; or one item that has parts */
@@ -72,8 +73,6 @@ struct demand {          /* of all groups */
 
 static uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
 static uint64_t round_down(uint64_t v, uint64_t to) { return v / to * to; }
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 size_t plan_tile_room(const struct plan *p) { return p->tile_bytes + 2 * IO_ALIGN; }
 
@@ -368,12 +367,23 @@ static uint64_t edges_of(const struct group *g)
     return room;
 }
 
-/* Rows of a row panel whose runs are whole blocks, at most, where so much memory is for panels; 0: there is none that
- * is worth while. */
-static uint64_t edged_rows(const struct plan *p, const struct group *g, uint64_t panel_bytes)
+/* The fewest rows whose runs are whole blocks, and whose stream slabs end at one. */
+static uint64_t edged_step(const struct group *g)
+{
+    uint64_t step = rows_aligned(g);
+
+    for (size_t i = 0; i < g->uses; i++)
+        if (g->use[i].panel)
+            step = most(step, LAYOUT_ALIGN / (g->use[i].dst & -g->use[i].dst));
+    return step;
+}
+
+/* Rows of a row panel whose runs are whole blocks, at most, where so much memory is for panels; 0: there is none whose
+ * runs have `run` bytes. */
+static uint64_t edged_rows(const struct plan *p, const struct group *g, uint64_t panel_bytes, uint64_t run)
 {
     uint64_t pitch = round_down(panel_bytes / g->panels, LAYOUT_ALIGN) / g->cols;
-    uint64_t rows = g->rows, step = rows_aligned(g);
+    uint64_t rows = g->rows;
     unsigned dst = g->panel_dst;
 
     if (p->devices)
@@ -386,11 +396,10 @@ static uint64_t edged_rows(const struct plan *p, const struct group *g, uint64_t
         if (u->packed || g->cols == 1)
             return 0;
         rows = least(rows, edges_run(g->rows * u->dst, pitch) / u->dst);
-        step = most(step, LAYOUT_ALIGN / (u->dst & -u->dst));
         dst = u->dst < dst ? u->dst : dst;
     }
-    rows = round_down(rows, step);
-    return rows * dst >= RUN_LEAST ? rows : 0;
+    rows = round_down(rows, edged_step(g));
+    return rows * dst >= run ? rows : 0;
 }
 
 /* How many there had better be. */
@@ -456,7 +465,7 @@ static void panels_size(struct plan *p, const struct demand *d, uint64_t room, u
         if (edges <= p->edges_bytes || edges >= host)
             continue;
         left = panels_choose(p->devices ? room : room - edges, d);
-        if (left >= least_bytes && edged_rows(p, g, left))
+        if (left >= least_bytes && edged_rows(p, g, left, RUN_LEAST))
             p->edges_bytes = edges;
     }
     p->panel_bytes = panels_choose(p->devices ? room : room - p->edges_bytes, d);
@@ -618,25 +627,22 @@ static uint64_t rows_evenly(uint64_t rows, uint64_t fit, uint64_t step)
  * other is written, unless their runs were short. */
 static uint64_t rows_of_edged(const struct plan *p, struct group *g)
 {
-    uint64_t step = rows_aligned(g), fit = edges_of(g) > p->edges_bytes ? 0 : edged_rows(p, g, p->panel_bytes), half;
-    uint64_t edges = 0;
+    uint64_t fit = edged_rows(p, g, p->panel_bytes / 2, RUN_USEFUL), edges = 0;
 
     if (!fit)
+        fit = edged_rows(p, g, p->panel_bytes, RUN_LEAST);
+    if (!fit || edges_of(g) > p->edges_bytes)
         return 0;
-    half = edged_rows(p, g, p->panel_bytes / 2);
     for (size_t i = 0; i < g->uses; i++) {
         struct use *u = &g->use[i];
 
         if (!u->panel)
             continue;
-        step = most(step, LAYOUT_ALIGN / (u->dst & -u->dst));
-        if (half * u->dst < RUN_USEFUL)
-            half = 0;
         u->edges = edges;
         edges += edges_room(g->rows * u->dst, g->cols);
     }
     g->edged = true;
-    return rows_evenly(g->rows, half ? half : fit, step);
+    return rows_evenly(g->rows, fit, edged_step(g));
 }
 
 /* Rows of a row panel: as many as fit, evenly over the panels. */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "base/arena.h"
 #include "base/hash.h"
+#include "base/least.h"
 #include "io/file.h"
 #include "pipeline/edges.h"
 #include "pipeline/journal.h"
@@ -56,8 +57,6 @@ struct writer {
     struct trace_buffer *trace;
     unsigned tracks; /* that have a name: of `writes`, as many as were in use at once */
 };
-
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* ---- files ---- */
 
