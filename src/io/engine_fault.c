@@ -1,10 +1,12 @@
-/* engine_fault.c - for tests: pread that moves few bytes at a time, and whose
- * n-th op fails.  A test raises n from 1 until the run succeeds, and so visits
- * every place where I/O can fail. */
+/* engine_fault.c - for tests: pread that moves few bytes at a time, takes a while, and
+ * whose n-th op fails.  A test raises n from 1 until the run succeeds, and so visits
+ * every place where I/O can fail; one that does something in the middle of a run has it
+ * take its time, which depends on no processor. */
 #include "io/engine_fault.h"
 #include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 #include "io/op_queue.h"
 
 static const struct io_fault *given;
@@ -24,19 +26,19 @@ unsigned long io_fault_count(void) { return atomic_load(&count); }
 /* One "key=number"; returns what stands behind it, or NULL. */
 static const char *parse_one(const char *text, struct io_fault *f)
 {
-    static const char *const keys[] = { "at_most=", "fail=", "error=" };
-    unsigned long v[3] = { f->at_most, f->fail, (unsigned long)f->error };
+    static const char *const keys[] = { "at_most=", "fail=", "error=", "delay=" };
+    unsigned long v[4] = { f->at_most, f->fail, (unsigned long)f->error, f->delay };
     char *end;
 
-    for (size_t k = 0; k < 3; k++) {
+    for (size_t k = 0; k < 4; k++) {
         size_t n = strlen(keys[k]);
 
         if (strncmp(text, keys[k], n))
             continue;
         v[k] = strtoul(text + n, &end, 10);
-        if (end == text + n || (*end && *end != ',') || v[2] > 4095)
+        if (end == text + n || (*end && *end != ',') || v[2] > 4095 || v[3] > 1000000)
             return NULL;
-        *f = (struct io_fault){ v[0], v[1], (int)v[2] };
+        *f = (struct io_fault){ v[0], v[1], (int)v[2], (unsigned)v[3] };
         return *end ? end + 1 : end;
     }
     return NULL;
@@ -108,11 +110,20 @@ static size_t few(const struct io_fault *what, const struct io_op *op)
     return most && most < n ? most : n;
 }
 
+static void take_time(unsigned microseconds)
+{
+    const struct timespec t = { .tv_sec = microseconds / 1000000, .tv_nsec = microseconds % 1000000 * 1000L };
+
+    if (microseconds)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);
+}
+
 static struct io_op *fault_wait(void *self)
 {
     const struct fault *f = self;
     struct io_op *op = op_queue_pop(f->queue);
 
+    take_time(f->what.delay);
     op->res = atomic_fetch_add(&count, 1) + 1 == f->what.fail ? -f->what.error : op_do(op, few(&f->what, op));
     return op;
 }

@@ -11,6 +11,7 @@ struct io_fault {
     size_t at_most;     /* bytes that one op moves, 0: all; direct ops move whole blocks */
     unsigned long fail; /* the n-th op of all engines of the process fails, 0: none */
     int error;          /* with this errno value */
+    unsigned delay;     /* microseconds that each op takes, and longer; a second at most */
 };
 
 /* For engines opened from now on; NULL: what the environment says.  Begins to count ops from 0. */

@@ -33,6 +33,8 @@ SANITIZER = {
     "UBSAN_OPTIONS": "exitcode=99:print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "exitcode=99:halt_on_error=1",
 }
+# For what is to be done in the middle of a run with --io fault: it takes 15 ms for each MB, on any machine.
+SLOWLY = {"WEIGHBRIDGE_FAULT": "at_most=65536,delay=1000"}
 
 
 def may_be_skipped():

@@ -1,4 +1,5 @@
 /* Every engine gives whole transfers, whatever the machine makes of them, and a failing one gives one clean error. */
+#include "base/clock.h"
 #include "io/engine_fault.h"
 #include "io/file.h"
 #include "io/io.h"
@@ -418,8 +419,11 @@ static void where_io_uring_is_forbidden_auto_does_without(void **state)
 
 static void the_environment_says_which_fault(void **state)
 {
-    static const char *const bad[] = { "fail", "fail=", "fail=x", "fail=3;error=5", "error=5000", "at_most=1,,fail=2" };
+    static const char *const bad[] = { "fail",           "fail=",      "fail=x",
+                                       "fail=3;error=5", "error=5000", "at_most=1,,fail=2",
+                                       "delay=1000001" };
     struct err e = { 0 };
+    double begin;
 
     (void)state;
     io_fault_set(NULL);
@@ -433,8 +437,13 @@ static void the_environment_says_which_fault(void **state)
         assert_int_equal(read_whole("fault", SIZE, &e), -1);
         assert_int_equal(e.kind, ERR_USAGE);
     }
-    unsetenv("WEIGHBRIDGE_FAULT");
     e = (struct err){ 0 };
+    io_fault_set(NULL);
+    setenv("WEIGHBRIDGE_FAULT", "at_most=100000,delay=2000", 1);
+    begin = clock_wall();
+    assert_int_equal(read_whole("fault", SIZE, &e), 0);
+    assert_true(clock_wall() - begin >= (double)io_fault_count() * 0.002);
+    unsetenv("WEIGHBRIDGE_FAULT");
     assert_int_equal(read_whole("fault", SIZE, &e), 0);
 }
 
