@@ -363,12 +363,12 @@ static int by_place(const void *a, const void *b)
     return x->file != y->file ? (x->file < y->file ? -1 : 1) : x->off < y->off ? -1 : x->off > y->off;
 }
 
-/* Not a byte before it is there, in slabs, panels and row panels, and in whatever order writes end; but most of them
- * long before the end. */
+/* Not a byte before it is there, in slabs, panels and row panels, and in whatever order writes end; but some
+ * of them long before the end, where writing takes its time. */
 static void what_is_said_to_be_written_is_there(void **state)
 {
     static const uint64_t memory[] = { 700 << 10, 2 << 20, 64 << 20 };
-    struct chase c = { 0 };
+    struct chase slow = { 0 }, quick = { 0 };
 
     (void)state;
     for (uint64_t seed = 1000; seed < 1008; seed++)
@@ -381,18 +381,18 @@ static void what_is_said_to_be_written_is_there(void **state)
 
             if (!have(s.io))
                 continue;
-            io_fault_set(&(struct io_fault){ .at_most = 20480 });
+            io_fault_set(&(struct io_fault){ .at_most = 20480, .delay = 300 });
             made_anything(&m, seed, 400000);
             qsort(m.item, m.layout.items_n, sizeof *m.item, by_place);
             m.layout.awaited = seed % 2;
             write_shards(&m);
             want_make(&w, &m);
-            chased(&m, &w, s, &c);
+            chased(&m, &w, s, strcmp(s.io, "fault") ? &quick : &slow);
             want_release(&w);
             remove_shards(&m);
             made_release(&m);
         }
-    assert_true(c.pieces > 500 && c.early > c.pieces / 4);
+    assert_true(quick.pieces > 200 && slow.pieces > 200 && slow.early > slow.pieces / 8);
 }
 
 static void a_model_in_any_setup(void **state)
