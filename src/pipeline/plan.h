@@ -12,7 +12,7 @@
  * them:
  *   stream  contiguous pieces that one tile fills whole: fixed slots
  *   panel   a transposed tensor, or as many of its source rows as fit (row panel):
- *           an area of its own, used as a ring of bytes
+ *           an area of its own, where each stands at the lowest place that has room
  * Where devices do the work, the panel area is memory of theirs, one on each device,
  * so that whole tensors are transposed there and row panels are for devices that are
  * too small.  A panel then leaves by a third kind:

@@ -65,7 +65,7 @@ static void orders_begin(struct ring *r)
     if (r->plan->devices) /* panels are not the writer's */
         r->next_slab[SLAB_PANEL] = r->plan->slabs_n;
     for (unsigned i = 0; i < r->areas; i++)
-        r->area[i].oldest = r->plan->slabs_n;
+        r->area[i].lowest = r->plan->slabs_n;
 }
 
 int ring_init(struct ring *r, const struct plan *p, struct err *e)
@@ -116,26 +116,36 @@ unsigned char *ring_scratch(struct ring *r, size_t *bytes)
 
 /* ---- room ---- */
 
-static bool area_any(const struct ring *r, const struct panel_area *a) { return a->oldest < r->plan->slabs_n; }
-
-/* Room for a panel in its area, behind all others or at the front; NULL: there is none. */
-static unsigned char *panel_place(struct ring *r, uint64_t slab, struct panel_area *a)
+/* The lowest room for a panel in an area; NULL: there is none. */
+static unsigned char *panel_take(struct ring *r, uint64_t slab, struct panel_area *a)
 {
-    uint64_t all = r->plan->panel_bytes, bytes = r->plan->slab[slab].buf_bytes;
-    bool any = area_any(r, a);
-    uint64_t begin = any ? (uint64_t)(r->slab[a->oldest].buf - a->at) : 0, at = any ? a->end : 0;
-    bool wrapped = any && at <= begin; /* equal: full */
+    uint64_t bytes = r->plan->slab[slab].buf_bytes, at = 0, *next = &a->lowest;
 
-    if (wrapped ? begin - at < bytes : all - at < bytes) {
-        if (wrapped || begin < bytes)
-            return NULL;
-        at = 0;
+    for (; *next < r->plan->slabs_n; next = &r->slab[*next].above) {
+        uint64_t begin = (uint64_t)(r->slab[*next].buf - a->at);
+
+        if (begin - at >= bytes)
+            break;
+        at = begin + r->plan->slab[*next].buf_bytes;
     }
-    a->end = at + bytes;
+    if (r->plan->panel_bytes - at < bytes)
+        return NULL;
+    r->slab[slab].above = *next;
+    *next = slab;
     a->used += bytes;
-    if (!any)
-        a->oldest = slab;
     return a->at + at;
+}
+
+static void panel_give(struct ring *r, uint64_t slab)
+{
+    struct panel_area *a = &r->area[r->slab[slab].area];
+    uint64_t *next = &a->lowest;
+
+    while (*next != slab)
+        next = &r->slab[*next].above;
+    *next = r->slab[slab].above;
+    a->used -= r->plan->slab[slab].buf_bytes;
+    r->slab[slab].buf = NULL;
 }
 
 static struct tile_slot *slot_free(struct ring *r)
@@ -156,9 +166,10 @@ static unsigned char *stream_take(struct ring *r)
     return NULL;
 }
 
-static void stream_give(struct ring *r, const unsigned char *buf)
+static void stream_give(struct ring *r, uint64_t slab)
 {
-    r->stream_used[(size_t)(buf - r->streams) / r->plan->stream_bytes] = false;
+    r->stream_used[(size_t)(r->slab[slab].buf - r->streams) / r->plan->stream_bytes] = false;
+    r->slab[slab].buf = NULL;
 }
 
 static bool on_device(const struct ring *r, uint64_t s)
@@ -176,27 +187,22 @@ static void slab_open(struct ring *r, uint64_t s, unsigned char *buf, unsigned a
 {
     const struct slab_plan *p = &r->plan->slab[s];
 
-    r->slab[s] = (struct slab_state){ .buf = buf, .left = p->jobs, .drains = p->drains, .area = area };
+    r->slab[s].buf = buf;
+    r->slab[s].left = p->jobs;
+    r->slab[s].drains = p->drains;
+    r->slab[s].area = area;
     guard(r, s, 0);
 }
 
-/* Takes back what slabs_open_in took for the slabs from r->opened on; `before`: the area as it was. */
-static bool slabs_undo(struct ring *r, uint64_t end, unsigned area, struct panel_area before)
+static void slab_close(struct ring *r, uint64_t s)
 {
-    for (uint64_t s = r->opened; s < end; s++) {
-        guard(r, s, 1);
-        if (r->plan->slab[s].pool == SLAB_STREAM)
-            stream_give(r, r->slab[s].buf);
-        r->slab[s].buf = NULL;
-    }
-    r->area[area] = before;
-    return false;
+    guard(r, s, 1);
+    (r->plan->slab[s].pool == SLAB_PANEL ? panel_give : stream_give)(r, s);
 }
 
 /* All slabs that a tile opens, or none; panels in this area. */
 static bool slabs_open_in(struct ring *r, const struct tile_plan *t, unsigned area)
 {
-    struct panel_area before = r->area[area];
     uint64_t next = r->opened;
 
     for (uint64_t j = t->job; j < t->job + t->jobs; j++) {
@@ -204,9 +210,12 @@ static bool slabs_open_in(struct ring *r, const struct tile_plan *t, unsigned ar
 
         if (r->plan->job[j].slab != next)
             continue; /* an earlier tile has opened it */
-        buf = r->plan->slab[next].pool == SLAB_STREAM ? stream_take(r) : panel_place(r, next, &r->area[area]);
-        if (!buf)
-            return slabs_undo(r, next, area, before);
+        buf = r->plan->slab[next].pool == SLAB_STREAM ? stream_take(r) : panel_take(r, next, &r->area[area]);
+        if (!buf) {
+            while (next > r->opened)
+                slab_close(r, --next);
+            return false;
+        }
         slab_open(r, next++, buf, area);
     }
     r->opened = next;
@@ -406,33 +415,14 @@ bool ring_to_device(struct ring *r, bool wait, const struct device_room *room, s
     return taken;
 }
 
-/* Panels give their room back in the order of opening. */
-static void panels_give(struct ring *r, unsigned area)
-{
-    struct panel_area *a = &r->area[area];
-
-    while (area_any(r, a) && r->slab[a->oldest].written) {
-        r->slab[a->oldest].buf = NULL;
-        a->used -= r->plan->slab[a->oldest].buf_bytes;
-        do
-            a->oldest++;
-        while (a->oldest < r->opened && !(r->plan->slab[a->oldest].pool == SLAB_PANEL && r->slab[a->oldest].buf &&
-                                          r->slab[a->oldest].area == area));
-        if (a->oldest == r->opened)
-            a->oldest = r->plan->slabs_n;
-    }
-}
-
 void ring_drained(struct ring *r, uint64_t slab)
 {
-    struct slab_state *panel = &r->slab[r->plan->slab[slab].panel];
+    uint64_t panel = r->plan->slab[slab].panel;
 
     pthread_mutex_lock(&r->lock);
     r->slab[slab].left = 0;
-    if (!--panel->drains) {
-        panel->written = true;
-        panels_give(r, panel->area);
-    }
+    if (!--r->slab[panel].drains)
+        slab_close(r, panel);
     unlock_changed(r);
 }
 
@@ -487,17 +477,8 @@ bool ring_to_write(struct ring *r, bool wait, uint64_t *slab)
 
 void ring_written(struct ring *r, uint64_t slab)
 {
-    struct slab_state *s = &r->slab[slab];
-
     pthread_mutex_lock(&r->lock);
-    s->written = true;
-    guard(r, slab, 1);
-    if (r->plan->slab[slab].pool == SLAB_PANEL) {
-        panels_give(r, s->area);
-    } else {
-        stream_give(r, s->buf);
-        s->buf = NULL;
-    }
+    slab_close(r, slab);
     unlock_changed(r);
 }
 

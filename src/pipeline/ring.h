@@ -5,8 +5,9 @@
  * Tiles are handed to the reader in plan order, to workers the oldest loaded one
  * first, and a slab to the writer when its last job is done.  Threads never talk
  * to each other, only to the ring.  Memory is mapped once, before anything is
- * written, and bounded: tile slots, stream slots, and the panel area, in which
- * slabs stand one behind the other and begin again at the front (a ring of bytes).
+ * written, and bounded: tile slots, stream slots, and the panel area, in which each
+ * slab gets the lowest place that has room for it.  Of slots, too, the lowest one that
+ * is free is taken: what was used before is touched already, and may be in a cache.
  * Where devices do the work, one thread takes the workers' place for all of them; each
  * device has a panel area of its own, in its memory, and a panel leaves it in pieces
  * (drains), which that thread copies to stream slots.
@@ -19,7 +20,8 @@
  *   - a stream slab is filled by one tile; the writer takes stream slabs whatever
  *     the state of panels, so stream slots are freed too;
  *   - the tiles of an open panel need no more room there: it gets filled, then
- *     written, in the order of opening, and makes room for the next.
+ *     written, in the order of opening; and when all that are open are written, the
+ *     area is empty, and has room for whatever a tile opens.
  * With devices, moreover:
  *   - a drain is handed out only when its panel is filled and a stream slot is free
  *     for it, which is all that it needs: a drain on its way waits for nothing but
@@ -28,7 +30,7 @@
  *   - drains are handed out in one order, that of their panels, which is the order in
  *     which panels are opened, whatever the device.  The panel of the next drain is
  *     open, or will be before any panel behind it: so it gets filled as above, and
- *     drained, and room is made where it stands;
+ *     drained, and its room is free again;
  *   - the thread of the devices gives back what a device is done with whenever it
  *     waits, and what a device does waits only for what was asked of it before.
  * Whoever has I/O in flight asks without waiting (`wait` false): the room that it
@@ -61,15 +63,15 @@ struct slab_state {
     unsigned char *buf; /* NULL: not opened, or its room is free again */
     unsigned left;      /* jobs that are not done */
     unsigned drains;    /* of a device's panel: that are not done */
-    unsigned area;      /* of a panel */
-    bool written;
+    /* Of a panel: */
+    unsigned area;
+    uint64_t above; /* the next one there, by address; slabs_n: none */
 };
 
 struct panel_area {    /* on the host, or on a device */
     unsigned char *at; /* of a device: set by whoever owns its memory, before tiles are handed out */
-    uint64_t oldest;   /* panel whose room is not free: the ring of bytes begins with it. slabs_n: none */
-    uint64_t end;      /* where it ends */
-    uint64_t used;     /* bytes of panels whose room is not free */
+    uint64_t lowest;   /* panel whose room is not free, by address; slabs_n: none */
+    uint64_t used;     /* bytes of these panels */
 };
 
 struct waits {        /* of a stage */

@@ -11,8 +11,8 @@
 
 enum { SLABS = 400, JOBS = 3000, TILES = 2000, MARK = sizeof(uint64_t), STREAM = 4096, PANEL_MOST = 5 * 4096 };
 
-/* A plan by hand: panels of several tiles, and tiles that also, or only, fill stream slabs.  A job's result is one
- * mark. */
+/* A plan by hand: panels of several tiles, some two of them at once, and tiles that also, or only, fill stream slabs. A
+ * job's result is one mark. */
 static struct slab_plan slab[SLABS];
 static struct job_plan job[JOBS];
 static struct tile_plan tile[TILES];
@@ -38,7 +38,7 @@ static void job_new(uint64_t s)
     plan.jobs_n++;
 }
 
-static void plan_by_hand(unsigned tile_slots, unsigned stream_slots, size_t panel_bytes)
+static void plan_begin(unsigned tile_slots, unsigned stream_slots, size_t panel_bytes)
 {
     memset(slab, 0, sizeof slab);
     plan = (struct plan){ .slab = slab,
@@ -50,9 +50,15 @@ static void plan_by_hand(unsigned tile_slots, unsigned stream_slots, size_t pane
                           .stream_bytes = STREAM,
                           .panel_bytes = panel_bytes };
     plan.buffers = tile_slots * plan_tile_room(&plan) + stream_slots * STREAM + panel_bytes;
+}
+
+static void plan_by_hand(unsigned tile_slots, unsigned stream_slots, size_t panel_bytes)
+{
+    plan_begin(tile_slots, stream_slots, panel_bytes);
     while (plan.slabs_n < SLABS - 20) {
         bool panel = rnd(3) > 0;
         uint64_t n = panel ? 1 + rnd(9) : 1, at = UINT64_MAX, streams = panel ? rnd(3) : 1 + rnd(2);
+        unsigned panels = panel ? 1 + (rnd(4) == 0) : 0;
 
         if (streams > stream_slots)
             streams = stream_slots;
@@ -60,10 +66,11 @@ static void plan_by_hand(unsigned tile_slots, unsigned stream_slots, size_t pane
             struct tile_plan *t = &tile[plan.tiles_n++];
 
             *t = (struct tile_plan){ .job = plan.jobs_n };
-            if (panel && !k)
-                at = slab_new(SLAB_PANEL, 4096 * (1 + rnd(PANEL_MOST / 4096)));
-            if (panel)
-                job_new(at);
+            for (unsigned i = 0; i < panels; i++) {
+                if (!k)
+                    at = slab_new(SLAB_PANEL, 4096 * (1 + rnd(PANEL_MOST / panels / 4096))) - i;
+                job_new(at + i);
+            }
             for (uint64_t s = 0; s < streams; s++)
                 job_new(slab_new(SLAB_STREAM, STREAM));
             t->jobs = (unsigned)(plan.jobs_n - t->job);
@@ -277,14 +284,52 @@ static void tiles_wait_for_room(void **state)
     ring_release(&r);
 }
 
+/* What was used before is used again, so that no more is touched than is needed at once. */
+static void panels_take_the_lowest_room(void **state)
+{
+    static const unsigned char blocks[] = { 2, 1, 1, 1, 2, 1, 5 };
+    enum { PANELS = sizeof blocks };
+    struct err e = { 0 };
+    struct ring r;
+    const unsigned char *area;
+
+    (void)state;
+    plan_begin(PANELS, 0, PANEL_MOST);
+    for (unsigned i = 0; i < PANELS; i++) {
+        tile[plan.tiles_n++] = (struct tile_plan){ .job = plan.jobs_n, .jobs = 1 };
+        job_new(slab_new(SLAB_PANEL, 4096 * blocks[i]));
+    }
+    assert_int_equal(ring_init(&r, &plan, &e), 0);
+    area = r.area[0].at;
+    for (unsigned i = 0; i < 4; i++)
+        assert_non_null(ring_to_read(&r, false));
+    assert_null(ring_to_read(&r, false)); /* the area is full */
+    for (unsigned i = 0; i < 4; i++)
+        assert_ptr_equal(r.slab[i].buf, area + 4096 * (i ? i + 1 : 0));
+    ring_written(&r, 2); /* its block is too small for the next one */
+    assert_null(ring_to_read(&r, false));
+    ring_written(&r, 0);
+    assert_non_null(ring_to_read(&r, false));
+    assert_ptr_equal(r.slab[4].buf, area);
+    assert_non_null(ring_to_read(&r, false));
+    assert_ptr_equal(r.slab[5].buf, area + 4096 * 3);
+    ring_written(&r, 5);
+    ring_written(&r, 1);
+    ring_written(&r, 4);
+    assert_null(ring_to_read(&r, false));
+    ring_written(&r, 3);
+    assert_int_equal(r.area[0].used, 0);
+    assert_non_null(ring_to_read(&r, false)); /* all of it */
+    assert_ptr_equal(r.slab[6].buf, area);
+    ring_release(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_slab_whole_and_in_order),
-        cmocka_unit_test(a_failure_ends_all),
-        cmocka_unit_test(the_first_failure_is_kept),
-        cmocka_unit_test(tiles_wait_for_room),
-        cmocka_unit_test(memory_that_is_not_there_is_an_error),
+        cmocka_unit_test(every_slab_whole_and_in_order), cmocka_unit_test(a_failure_ends_all),
+        cmocka_unit_test(the_first_failure_is_kept),     cmocka_unit_test(tiles_wait_for_room),
+        cmocka_unit_test(panels_take_the_lowest_room),   cmocka_unit_test(memory_that_is_not_there_is_an_error),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
