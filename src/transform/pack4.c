@@ -158,8 +158,10 @@ void pack4_out_ref(struct job *j) { pack4_ref(j, TRANSFORM_PACK4_OUT); }
 
 /* ---- the loop ---- */
 
+enum { BATCH = 8 };
+
 struct unit { /* w[i][n]: the inputs 8 i .. 8 i + 7 of output n */
-    uint32_t w[8][UNIT];
+    _Alignas(LINE) uint32_t w[8][UNIT];
 };
 
 /* Row p of eight words by eight nibbles becomes column p, in every lane by itself. */
@@ -262,13 +264,29 @@ INLINE void load(struct unit *unit, const struct job *j, enum transform_kind kin
     }
 }
 
+/* Has the processor fetch what the units from u on will load: some lines of each of many rows, which its own
+ * prefetchers do not foresee. */
+INLINE void load_ahead(const struct job *j, enum transform_kind kind, size_t r, size_t u)
+{
+    const uint8_t *src = (const uint8_t *)j->src;
+
+    if (kind == TRANSFORM_PACK4_IN)
+        for (unsigned i = 0; i < 8; i++)
+            for (unsigned at = 0; at < BATCH * 32; at += LINE)
+                __builtin_prefetch(src + r * j->src_pitch + i * (j->src_pitch / 8) + u * 32 + at, 0, 2);
+    if (kind == TRANSFORM_PACK4_AWQ)
+        for (unsigned i = 0; i < PACK4_IN; i++)
+            __builtin_prefetch(src + r * j->src_pitch + i * (j->src_pitch / PACK4_IN) + u * 4, 0, 2);
+    if (kind == TRANSFORM_PACK4_OUT)
+        for (unsigned i = 0; i < BATCH * UNIT; i++)
+            __builtin_prefetch(src + u * j->src_pitch + i * (j->src_pitch / UNIT) + r * 32, 0, 2);
+}
+
 /* What the instruction sets do each in their own way; `dst` of both cells of a unit. */
 typedef void store_fn(const struct unit *unit, uint8_t *first4, uint8_t *last4);
 /* At most BATCH units side by side, u.. of row r; false: not in this case. */
 typedef bool batch_fn(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order, size_t r,
                       size_t u, size_t n);
-
-enum { BATCH = 8 };
 
 /* Where the destination allows it and is large, whole lines bypass the cache. */
 struct machine {
@@ -297,6 +315,8 @@ INLINE void pack4(struct job *j, enum transform_kind kind, const struct machine 
                 struct unit unit[BATCH];
                 bool loaded = m->batch && m->batch(unit, j, kind, order, r, u0, n);
 
+                if (!order && u0 + 2 * BATCH <= units)
+                    load_ahead(j, kind, r, u0 + BATCH);
                 for (size_t i = 0; i < n; i++) {
                     uint8_t *dst = (uint8_t *)j->dst + (u0 + i) * 2 * pitch + r * PACK4_CELL;
 
@@ -506,26 +526,18 @@ AVX512 static bool batch_in_act_avx512(struct unit *unit, const struct job *j, c
 AVX512 static bool batch_avx512(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order,
                                 size_t r, size_t u, size_t n)
 {
-    if (kind == TRANSFORM_PACK4_IN_ACT && n == BATCH)
-        return batch_in_act_avx512(unit, j, order, r, u);
-    return batch_avx2(unit, j, kind, order, r, u, n);
+    (void)kind;
+    return n == BATCH && batch_in_act_avx512(unit, j, order, r, u);
 }
 
-/* Elsewhere wider vectors would not help: the lanes of 16 bytes are what the layout is made of. */
 static const struct machine machine_avx2 = { store_avx2, stream_avx2, batch_avx2 };
 static const struct machine machine_avx512 = { store_avx2, stream_avx2, batch_avx512 };
 
-#define PACK4(isa, ATTRIBUTE)                                                                                          \
-    ATTRIBUTE void pack4_in_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_IN, &machine_##isa), _mm_sfence(); }       \
-    ATTRIBUTE void pack4_in_act_##isa(struct job *j)                                                                   \
-    {                                                                                                                  \
-        pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_##isa), _mm_sfence();                                                \
-    }                                                                                                                  \
-    ATTRIBUTE void pack4_awq_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ, &machine_##isa), _mm_sfence(); }     \
-    ATTRIBUTE void pack4_out_##isa(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_##isa), _mm_sfence(); }
-
-PACK4(avx2, AVX2)
-PACK4(avx512, AVX512)
+AVX2 void pack4_in_avx2(struct job *j) { pack4(j, TRANSFORM_PACK4_IN, &machine_avx2), _mm_sfence(); }
+AVX2 void pack4_in_act_avx2(struct job *j) { pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_avx2), _mm_sfence(); }
+AVX2 void pack4_awq_avx2(struct job *j) { pack4(j, TRANSFORM_PACK4_AWQ, &machine_avx2), _mm_sfence(); }
+AVX2 void pack4_out_avx2(struct job *j) { pack4(j, TRANSFORM_PACK4_OUT, &machine_avx2), _mm_sfence(); }
+AVX512 void pack4_in_act_avx512(struct job *j) { pack4(j, TRANSFORM_PACK4_IN_ACT, &machine_avx512), _mm_sfence(); }
 
 #elif defined(__AARCH64EL__)
 

@@ -12,18 +12,24 @@
     {                                                                                                                  \
         [ISA_AVX2] = f##_avx2, [ISA_AVX512] = f##_avx512                                                               \
     }
+#define ROW_FAST_128(f)                                                                                                \
+    {                                                                                                                  \
+        [ISA_AVX2] = f##_avx2                                                                                          \
+    }
 #elif defined(__AARCH64EL__)
 #define ROW_VARIANTS(f) void f##_neon(struct job *j)
 #define ROW_FAST(f)                                                                                                    \
     {                                                                                                                  \
         [ISA_NEON] = f##_neon                                                                                          \
     }
+#define ROW_FAST_128 ROW_FAST
 #else
 #define ROW_VARIANTS(f) void f##_ref(struct job *j)
 #define ROW_FAST(f)                                                                                                    \
     {                                                                                                                  \
         NULL                                                                                                           \
     }
+#define ROW_FAST_128 ROW_FAST
 #endif
 #define ROW_FUNCTIONS(f)                                                                                               \
     void f##_ref(struct job *j);                                                                                       \

@@ -1,5 +1,6 @@
 /* transform.c - the table of transforms, and which of a row's variants this processor runs. */
 #include "transform/transform.h"
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,12 @@
 #define ROW(name, kind, src, dst, cut, f)                                                                              \
     {                                                                                                                  \
         name, kind, src, dst, cut, f##_ref, ROW_FAST(f)                                                                \
+    }
+
+/* What works in lanes of 128 bits: wider vectors are no quicker. */
+#define ROW_128(name, kind, src, dst, cut, f)                                                                          \
+    {                                                                                                                  \
+        name, kind, src, dst, cut, f##_ref, ROW_FAST_128(f)                                                            \
     }
 
 /* Too few bytes to be worth a loop for each instruction set. */
@@ -24,10 +31,10 @@ const struct transform transforms[] = {
     ROW("transpose/bf16-f16", TRANSFORM_TRANSPOSE, DT_BF16, DT_F16, CUT_ROWS,     transpose_bf16_f16),
     ROW("transpose/f32-f16",  TRANSFORM_TRANSPOSE, DT_F32,  DT_F16, CUT_ROWS,     transpose_f32_f16),
     ROW("transpose/f16-f16",  TRANSFORM_TRANSPOSE, DT_F16,  DT_F16, CUT_ROWS,     transpose_f16_f16),
-    ROW("pack4/in",     TRANSFORM_PACK4_IN,     DT_I32, DT_I8, CUT_ROWS,     pack4_in),
+    ROW_128("pack4/in",     TRANSFORM_PACK4_IN,     DT_I32, DT_I8, CUT_ROWS,     pack4_in),
     ROW("pack4/in-act", TRANSFORM_PACK4_IN_ACT, DT_I32, DT_I8, CUT_ANYWHERE, pack4_in_act),
-    ROW("pack4/awq",    TRANSFORM_PACK4_AWQ,    DT_I32, DT_I8, CUT_ROWS,     pack4_awq),
-    ROW("pack4/out",    TRANSFORM_PACK4_OUT,    DT_I32, DT_I8, CUT_ANYWHERE, pack4_out),
+    ROW_128("pack4/awq",    TRANSFORM_PACK4_AWQ,    DT_I32, DT_I8, CUT_ROWS,     pack4_awq),
+    ROW_128("pack4/out",    TRANSFORM_PACK4_OUT,    DT_I32, DT_I8, CUT_ANYWHERE, pack4_out),
     ROW_PLAIN("zeros/in-f16",   TRANSFORM_ZEROS_IN,  DT_F16,  DT_F16, CUT_ANYWHERE, zeros_in_f16),
     ROW_PLAIN("zeros/in-bf16",  TRANSFORM_ZEROS_IN,  DT_BF16, DT_F16, CUT_ANYWHERE, zeros_in_bf16),
     ROW_PLAIN("zeros/in-f32",   TRANSFORM_ZEROS_IN,  DT_F32,  DT_F16, CUT_ANYWHERE, zeros_in_f32),
@@ -49,11 +56,18 @@ const char *isa_name(enum isa isa) { return isa_names[isa]; }
 #if defined(__x86_64__)
 #include <cpuid.h>
 
+/* Asked once: a hypervisor makes the instruction last some ten thousand cycles. */
 static bool has_f16c(void)
 {
+    static atomic_int known; /* 1 + the answer */
     unsigned a, b, c, d;
+    int is = atomic_load_explicit(&known, memory_order_relaxed);
 
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    if (!is) {
+        is = 1 + (__get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C));
+        atomic_store_explicit(&known, is, memory_order_relaxed);
+    }
+    return is == 2;
 }
 
 static enum isa isa_of_processor(void)

@@ -7,15 +7,15 @@
  * 32 x 32 at a time into a panel of runs.  Turning straight to the
  * destination, 64 bytes to each row in turn, is half as fast where the pitch is
  * a multiple of 4096, as it is for most tensors.
- * A worker needs 160 KiB of stack for it, and as much of its second-level cache. */
+ * A worker needs 64 KiB of stack for it, and as much of its second-level cache. */
 #include <stdbool.h>
 #include "transform/cast_lane.h"
 #include "transform/rows.h"
 
 enum {
     TURN = 32,   /* rows and columns that are turned at once */
-    RUN = 256,   /* source rows of a block */
-    WIDTH = 256, /* source columns of a block */
+    RUN = 128,   /* source rows of a block */
+    WIDTH = 128, /* source columns of a block */
 };
 
 /* The definition */
@@ -77,8 +77,18 @@ static void write_run(const struct machine *m, uint8_t *dst, const uint8_t *src,
     memcpy(dst, src, n);
 }
 
-/* At most RUN rows and WIDTH columns. */
-static void transpose_block(const struct machine *m, struct job *j, bool stream, struct counters *sum)
+/* Has the processor fetch some rows of the next block, in which no prefetcher of its own finds its way: lines of rows
+ * that lie far apart. */
+static void fetch_rows(const struct machine *m, const struct job *next, size_t first, size_t rows)
+{
+    for (size_t r = first; r < least(first + rows, next->rows); r++)
+        for (size_t at = 0; at < next->cols * m->src_bytes; at += LINE)
+            __builtin_prefetch((const uint8_t *)next->src + r * next->src_pitch + at, 0, 2);
+}
+
+/* At most RUN rows and WIDTH columns. `next`: of those to come after it. */
+static void transpose_block(const struct machine *m, struct job *j, const struct job *next, bool stream,
+                            struct counters *sum)
 {
     struct block block;
     struct panel panel;
@@ -92,6 +102,7 @@ static void transpose_block(const struct machine *m, struct job *j, bool stream,
     m->cast(&cast);
     counters_add(sum, &cast.counters);
     for (size_t c = 0; c < j->cols; c += TURN) {
+        fetch_rows(m, next, c * RUN / WIDTH, TURN * RUN / WIDTH);
         for (size_t r = 0; r < j->rows; r += TURN)
             m->turn(&block, r, c, &panel);
         for (size_t i = 0; i < least(TURN, j->cols - c); i++)
@@ -117,7 +128,10 @@ static void transpose(struct job *j, const struct machine *m)
                                 .rows = n,
                                 .cols = w };
 
-            transpose_block(m, &part, stream, &sum);
+            struct job next = part;
+            next.src = (const uint8_t *)part.src + w * m->src_bytes;
+            next.cols = least(WIDTH, j->cols - c - w);
+            transpose_block(m, &part, &next, stream, &sum);
         }
     }
     j->counters = sum;
