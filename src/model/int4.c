@@ -33,9 +33,10 @@ static void *read_whole(const struct model *m, const struct tensor *t, struct er
 /* All of one group follow each other, groups in order. */
 static bool in_order(const struct int4 *q, const int32_t *g)
 {
-    for (uint64_t k = 0; k < q->in; k++)
-        if (g[k] < 0 || (uint64_t)g[k] != k / q->group)
-            return false;
+    for (uint64_t k = 0, group = 0; k < q->in; group++)
+        for (uint64_t end = k + q->group; k < end; k++)
+            if (g[k] < 0 || (uint64_t)g[k] != group)
+                return false;
     return true;
 }
 
@@ -97,11 +98,18 @@ static void decode_word(const struct int4 *q, struct zeros *z, uint64_t row, uin
                      : q->packing == INT4_AWQ ? col * PACK4_WORD + awq_output(i)
                                               : col * PACK4_WORD + i;
 
-        if (!row && !col && !i)
-            z->stored = stored;
-        z->uniform &= stored == z->stored;
         z->at[g * q->out + n] = (uint8_t)(stored + q->zero_add);
     }
+}
+
+/* Whether all are as the first one, as they are where quantization was symmetric. */
+static bool all_same(const uint32_t *words, uint64_t n)
+{
+    uint32_t word = (words[0] & 15) * 0x11111111u, other = 0;
+
+    for (uint64_t i = 0; i < n; i++)
+        other |= words[i] ^ word;
+    return !other;
 }
 
 static int zeros_read(const struct model *m, const struct int4 *q, struct zeros *z, struct err *e)
@@ -109,12 +117,17 @@ static int zeros_read(const struct model *m, const struct int4 *q, struct zeros 
     uint64_t cols = q->zeros->shape[1];
     uint32_t *words = read_whole(m, q->zeros, e);
 
-    *z = (struct zeros){ .uniform = true };
+    *z = (struct zeros){ 0 };
     if (!words)
         return -1;
     z->at = xmalloc((size_t)(groups_of(q) * q->out) + 1);
-    for (uint64_t i = 0; i < q->zeros->elements; i++)
-        decode_word(q, z, i / cols, i % cols, words[i]);
+    z->stored = (uint8_t)(words[0] & 15);
+    z->uniform = all_same(words, q->zeros->elements);
+    if (z->uniform)
+        memset(z->at, (uint8_t)(z->stored + q->zero_add), (size_t)(groups_of(q) * q->out));
+    for (uint64_t row = 0, i = 0; !z->uniform && row < q->zeros->shape[0]; row++)
+        for (uint64_t col = 0; col < cols; col++)
+            decode_word(q, z, row, col, words[i++]);
     free(words);
     return 0;
 }
