@@ -15,9 +15,10 @@
 #include "transform/launch_merge.h"
 
 enum {
-    TILE_BYTES_MAX = 4 << 20,  /* reads of 1-4 MiB are the quickest that a disk gives */
-    TILE_BYTES_MIN = 32 << 10, /* PIECE elements of 8 bytes */
-    READ_AHEAD = 6,            /* tiles in flight or waiting, besides those in work */
+    TILE_BYTES_MAX = 2 << 20, /* reads of 1-4 MiB are the quickest that a disk gives; larger ones touch more memory */
+    TILE_BYTES_DEVICE = 4 << 20, /* the same of devices, which gain from fewer and larger turns */
+    TILE_BYTES_MIN = 32 << 10,   /* PIECE elements of 8 bytes */
+    READ_AHEAD = 6,              /* tiles in flight or waiting, besides those in work */
     STREAM_SLOTS = 4,
     STREAM_SLOTS_MORE = 8,   /* where memory is left over: small slabs hold one as long as large ones do */
     LANES = 3,               /* of a device: one tile comes in, one is worked on, one goes out */
@@ -479,7 +480,8 @@ static void tile_choose(struct plan *p, const struct plan_budget *b, const struc
     uint64_t device_share = d->panels ? b->device_memory / 5 * 2 : b->device_memory;
     unsigned streams_least = p->stream_slots && !d->streams ? 1 : d->streams;
 
-    for (p->tile_bytes = most(TILE_BYTES_MAX, least_bytes);; p->tile_bytes = most(p->tile_bytes / 2, least_bytes)) {
+    for (p->tile_bytes = most(p->devices ? TILE_BYTES_DEVICE : TILE_BYTES_MAX, least_bytes);;
+         p->tile_bytes = most(p->tile_bytes / 2, least_bytes)) {
         lane_size(p, d);
         if ((fixed_bytes(p) <= share && (!p->devices || fixed_device(p, d) <= device_share)) ||
             p->tile_bytes == least_bytes)
