@@ -102,9 +102,10 @@ static void transpose_block(const struct machine *m, struct job *j, const struct
     m->cast(&cast);
     counters_add(sum, &cast.counters);
     for (size_t c = 0; c < j->cols; c += TURN) {
-        fetch_rows(m, next, c * RUN / WIDTH, TURN * RUN / WIDTH);
-        for (size_t r = 0; r < j->rows; r += TURN)
+        for (size_t r = 0; r < j->rows; r += TURN) {
+            fetch_rows(m, next, (c * RUN + r * TURN) / WIDTH, TURN * TURN / WIDTH);
             m->turn(&block, r, c, &panel);
+        }
         for (size_t i = 0; i < least(TURN, j->cols - c); i++)
             write_run(m, (uint8_t *)j->dst + (c + i) * j->dst_pitch, (const uint8_t *)panel.at[i], j->rows * 2, stream);
     }
