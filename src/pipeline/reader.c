@@ -257,7 +257,8 @@ static bool map(struct reader *r, struct tile_slot *t, const struct tile_plan *t
 {
     struct shard *s = &r->shard[tile->file];
 
-    if (s->how.way != IO_MAPPED || scattered(tile) || !io_map(&t->map, s->fd, tile->off, tile->bytes))
+    if (s->how.way != IO_MAPPED || scattered(tile) ||
+        !io_map(&t->map, s->fd, tile->off, tile->bytes, s->how.why != IO_ASKED))
         return false;
     t->map_file = tile->file;
     t->src = t->map.at;

@@ -36,7 +36,7 @@ static void a_piece_is_the_bytes_of_the_file(void **state)
     (void)state;
     assert_true(io_guard());
     for (size_t off = 0; off < SIZE; off += 77777) {
-        assert_true(io_map(&m, fd, off, SIZE - off));
+        assert_true(io_map(&m, fd, off, SIZE - off, off % 2));
         assert_memory_equal(m.at, want + off, SIZE - off);
         assert_int_equal(io_map_check(&m, "shard", &e), 0);
         io_unmap(&m);
@@ -49,17 +49,21 @@ static void a_piece_is_the_bytes_of_the_file(void **state)
 static void cut_short_it_ends_in_a_sentence(void **state)
 {
     (void)state;
-    for (off_t left = 0; left < SIZE; left += 200003) { /* within a page, too: no signal tells of that */
+    /* within a page, too: no signal tells of that; and before it is mapped */
+    for (off_t left = 0, i = 0; left < SIZE; left += 100003, i++) {
         int fd = file_make();
+        bool cached = i % 2, early = i % 4 / 2;
         struct io_map m, other;
         struct err e = { 0 };
 
         assert_true(io_guard());
-        assert_true(io_map(&m, fd, 5000, SIZE - 5000));
-        assert_true(io_map(&other, fd, 0, 100));
+        if (early)
+            assert_int_equal(ftruncate(fd, left), 0);
+        assert_true(io_map(&m, fd, 5000, SIZE - 5000, cached));
+        assert_true(io_map(&other, fd, 0, 100, cached));
         assert_int_equal(ftruncate(fd, left), 0);
-        for (size_t i = 0; i < SIZE - 5000; i++)
-            assert_true(m.at[i] == 0 || m.at[i] == want[5000 + i]);
+        for (size_t k = 0; k < SIZE - 5000; k++)
+            assert_true(m.at[k] == 0 || m.at[k] == want[5000 + k]);
         assert_int_equal(io_map_check(&m, "shard", &e), -1);
         assert_int_equal(e.kind, ERR_FORMAT);
         assert_non_null(strstr(e.msg, "shard: ends at "));
@@ -81,7 +85,7 @@ static void a_page_that_fails_is_an_error(void **state)
 
     (void)state;
     assert_true(io_guard());
-    assert_true(io_map(&m, fd, 0, SIZE));
+    assert_true(io_map(&m, fd, 0, SIZE, true));
     assert_int_equal(ftruncate(fd, 0), 0);
     assert_int_equal(*(const volatile unsigned char *)(m.at + 9000), 0);
     assert_int_equal(ftruncate(fd, SIZE), 0);
@@ -89,7 +93,7 @@ static void a_page_that_fails_is_an_error(void **state)
     assert_int_equal(e.kind, ERR_IO);
     assert_non_null(strstr(e.msg, "shard: read of 1048576 bytes at 0 failed"));
     io_unmap(&m);
-    assert_false(io_map(&m, fd, 0, 0)); /* nothing cannot be mapped */
+    assert_false(io_map(&m, fd, 0, 0, false)); /* nothing cannot be mapped */
     io_unguard();
     close(fd);
 }
