@@ -70,15 +70,16 @@ struct wb_options {     /* zero: the default */
     const char *zero_points;   /* of 4-bit weights, where they do not fold: "exact" (NULL), "clamp", "refuse" */
     const char *merge_lora;    /* a PEFT LoRA adapter to merge into the weights: a directory, or one inside `model` */
     bool fp8_kv_cache;         /* keys and values in FP8; the checkpoint should be calibrated for it */
-    const char *corpus;     /* of wb_reduce_vocab, as are the next four: a file of texts (JSON array or JSON lines) */
-    unsigned vocab_size;    /* tokens to keep */
-    const char *method;     /* "input-aware" (default), "frequency" */
-    unsigned max_samples;   /* records of the corpus to read at most; default: all */
-    const char *d2t;        /* file of an EAGLE3 draft's d2t, whose tokens are kept too */
-    const char *archive;    /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it, meanwhile */
-    bool strict;            /* warnings that may mean a wrong model are errors */
-    bool overwrite;         /* replace an existing export or archive, once the new one is complete */
-    bool resume;            /* go on from what an interrupted run left in OUT.partial; nothing there: begin */
+    const char *corpus;   /* of wb_reduce_vocab, as are the next four: a file of texts (JSON array or JSON lines) */
+    unsigned vocab_size;  /* tokens to keep */
+    const char *method;   /* "input-aware" (default), "frequency" */
+    unsigned max_samples; /* records of the corpus to read at most; default: all */
+    const char *d2t;      /* file of an EAGLE3 draft's d2t, whose tokens are kept too */
+    const char *archive;  /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it, meanwhile */
+    bool no_hashes; /* of wb_export: its report says null for the tensors' hashes, which take a tenth of the time */
+    bool strict;    /* warnings that may mean a wrong model are errors */
+    bool overwrite; /* replace an existing export or archive, once the new one is complete */
+    bool resume;    /* go on from what an interrupted run left in OUT.partial; nothing there: begin */
     struct wb_ranks *ranks; /* of wb_export: the processes that do it together; default: this one alone */
     uint64_t memory;      /* bytes for all buffers, at least 16 MiB; default 512 MiB, or half of a smaller container */
     unsigned threads;     /* workers; default: processors of the calling thread, at most 8 */

@@ -95,13 +95,13 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
 {
     const json_t *totals = json_object_get(report, "totals"), *files = json_object_get(report, "files"), *v;
     const json_t *merge = json_object_get(report, "merge_lora");
-    uint64_t written = 0, hashes = 0;
-    char bytes[24], peak[24], files_text[64], hashes_text[64], warnings_text[64], merged_text[64];
+    const json_t *tensors = json_object_get(report, "tensors");
+    bool hashed = json_is_string(json_object_get(json_array_get(tensors, 0), "xxh3_4k"));
+    uint64_t written = 0;
+    char bytes[24], peak[24], files_text[64], tensors_text[64], warnings_text[64], merged_text[64];
     size_t i;
 
     json_array_foreach(files, i, v) written += view_count(v, "bytes");
-    json_array_foreach(json_object_get(report, "tensors"), i, v) hashes +=
-        json_is_string(json_object_get(v, "xxh3_4k"));
     if (!strcmp(view_text(json_object_get(report, "io"), "sink", "files"), "null"))
         say(stdout, "nothing was written, for --sink null; it would have been:\n");
     say(stdout, "%s: %s, %s in %.2f s (%.2f GB/s), peak memory %s\n", a->wb.out,
@@ -112,7 +112,7 @@ static void show_summary(const json_t *report, const struct args *a, unsigned wa
     if (merge)
         say(stdout, "%s of %s merged into the weights\n", say_count(merged_text, view_count(merge, "merged"), "module"),
             view_text(merge, "adapter", "?"));
-    say(stdout, "%s hashed, %s\n", say_count(hashes_text, hashes, "tensor"),
+    say(stdout, "%s%s, %s\n", say_count(tensors_text, json_array_size(tensors), "tensor"), hashed ? " hashed" : "",
         say_count(warnings_text, warnings, "warning"));
 }
 
@@ -214,8 +214,10 @@ static int export_joined(struct args *a)
 
 int export_run(struct args *a)
 {
-    int status = join_ranks(a);
+    int status;
 
+    a->wb.no_hashes = !a->report; /* of all ranks, though one of them reports */
+    status = join_ranks(a);
     if (status == STATUS_DONE)
         status = export_joined(a);
     wb_ranks_leave(a->wb.ranks);

@@ -318,6 +318,7 @@ static void run(struct task *t)
     char *report = NULL;
 
     o.resume = true;
+    o.no_hashes = true; /* lines of the batch's report do not name tensors */
     o.progress = relay_progress;
     o.warning = relay_warning;
     o.user = t;

@@ -168,6 +168,7 @@ static int move_bytes(struct export_job *j, struct outdir *out, struct journal *
                                .threads = j->budget.threads,
                                .journal = job_nowhere(o) ? NULL : journal,
                                .record_last = o->archive != NULL,
+                               .no_hashes = o->no_hashes,
                                .nowhere = job_nowhere(o),
                                .joint = o->ranks != NULL,
                                .filled = j->along ? &along->filled : NULL,
@@ -196,11 +197,11 @@ static int judge_losses(struct export_job *j, const struct run_result *run, stru
 }
 
 /* All tensors are written and flushed, but what is next has failed: whoever goes on need not make them again. */
-static void record_all(struct journal *journal, const struct run_result *run)
+static void record_all(struct journal *journal, const struct export_job *j, const struct run_result *run)
 {
     struct err ignored = { 0 }; /* then some are made again */
 
-    journal_add_rest(journal, run->item, &ignored);
+    journal_add_rest(journal, run->item, !j->options->no_hashes, &ignored);
 }
 
 /* What forbids the archive, before anything is written; and its FILE.partial. */
@@ -349,7 +350,7 @@ out:
     json_decref(r.archive);
     outfile_discard(&packing.file);
     if (complete && e.kind)
-        record_all(&journal, &r.run);
+        record_all(&journal, &j, &r.run);
     journal_close(&journal);
     resumable = put_away(&out, begun, complete, &journal, o->ranks, &e);
     job_release(&j);

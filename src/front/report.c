@@ -79,13 +79,13 @@ static json_t *tensor_entry(const struct export_job *j, const char *name, const 
     return o;
 }
 
-static void put_result(json_t *o, const struct counters *c, uint64_t hash, bool written)
+static void put_result(json_t *o, const struct counters *c, uint64_t hash, bool hashed)
 {
     char hex[17];
     float worst;
 
     snprintf(hex, sizeof hex, "%016llx", (unsigned long long)hash);
-    put_text(o, "xxh3_4k", written ? hex : NULL);
+    put_text(o, "xxh3_4k", hashed ? hex : NULL);
     put_u64(o, "overflow", c->overflow);
     put_u64(o, "flushed", c->flushed);
     put_u64(o, "nan", c->nan);
@@ -98,6 +98,7 @@ static void put_result(json_t *o, const struct counters *c, uint64_t hash, bool 
 /* Inline and external initializers in their order, then what stands in other data files. */
 static json_t *tensors(const struct export_job *j, const struct run_result *run)
 {
+    bool hashed = !job_nowhere(j->options) && !j->options->no_hashes;
     json_t *list = json_array(), *o;
     size_t item = 0;
 
@@ -106,16 +107,16 @@ static json_t *tensors(const struct export_job *j, const struct run_result *run)
 
         o = tensor_entry(j, j->graph.init[i].name, j->graph.init[i].recipe, t->bytes ? NULL : &j->layout.item[item]);
         if (run && t->bytes)
-            put_result(o, &t->counters, hash_tensor(t->bytes, t->n), !job_nowhere(j->options));
+            put_result(o, &t->counters, hash_tensor(t->bytes, t->n), hashed);
         else if (run)
-            put_result(o, &run->item[item].counters, run->item[item].hash, !job_nowhere(j->options));
+            put_result(o, &run->item[item].counters, run->item[item].hash, hashed);
         item += !t->bytes;
         json_array_append_new(list, o);
     }
     for (; item < j->layout.items_n; item++) {
         o = tensor_entry(j, j->layout.item[item].name, j->layout.item[item].recipe, &j->layout.item[item]);
         if (run)
-            put_result(o, &run->item[item].counters, run->item[item].hash, !job_nowhere(j->options));
+            put_result(o, &run->item[item].counters, run->item[item].hash, hashed);
         json_array_append_new(list, o);
     }
     return list;

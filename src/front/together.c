@@ -242,7 +242,7 @@ int together_end(struct together *t, struct export_job *j, const struct outdir *
     if (ranks_agree(t->ranks, e, &t->told)) /* that all is written, and recorded by whoever wrote it */
         return -1;
     if (!collect(t, j, r, e) && ranks_first(t->ranks))
-        journal_add_rest(journal, r->item, e);
+        journal_add_rest(journal, r->item, !j->options->no_hashes, e);
     if (ranks_agree(t->ranks, e, &t->told)) /* that rank 0's journal says all: only now may the others go */
         return -1;
     if (!ranks_first(t->ranks) && unlinkat(out->fd, journal_name(j, t->ranks->rank), 0))

@@ -188,7 +188,7 @@ int journal_add(struct journal *j, const struct finished *f, size_t n, struct er
     return n ? flush(j, e) : 0;
 }
 
-int journal_add_rest(struct journal *j, const struct item_result *result, struct err *e)
+int journal_add_rest(struct journal *j, const struct item_result *result, bool hashed, struct err *e)
 {
     struct finished *f = xmalloc((j->layout->items_n + 1) * sizeof *f);
     size_t n = 0;
@@ -196,7 +196,7 @@ int journal_add_rest(struct journal *j, const struct item_result *result, struct
 
     for (unsigned i = 0; i < j->layout->items_n; i++)
         if (j->layout->item[i].bytes && !j->done[i])
-            f[n++] = (struct finished){ .item = i, .hashed = true, .result = result[i] };
+            f[n++] = (struct finished){ .item = i, .hashed = hashed, .result = result[i] };
     ret = journal_add(j, f, n, e);
     free(f);
     return ret;

@@ -43,7 +43,7 @@ int journal_resume(struct journal *j, struct err *e);
 /* Adds records and flushes them. */
 int journal_add(struct journal *j, const struct finished *f, size_t n, struct err *e);
 /* The same of all that has no record yet, whoever made it; `result` is of layout.item. All of them are on the disk. */
-int journal_add_rest(struct journal *j, const struct item_result *result, struct err *e);
+int journal_add_rest(struct journal *j, const struct item_result *result, bool hashed, struct err *e);
 void journal_close(struct journal *j);
 
 #endif

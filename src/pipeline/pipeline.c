@@ -203,6 +203,7 @@ int pipeline_run(const struct plan *p, int dir_fd, const char *dir, const struct
                        .joint = o->joint,
                        .again = o->again,
                        .record_last = o->record_last,
+                       .hashes = !o->no_hashes && !o->nowhere,
                        .filled = o->filled,
                        .adapter_fd = -1 };
     double begin = clock_wall();

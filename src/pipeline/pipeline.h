@@ -37,6 +37,7 @@ struct run_options {
     bool joint;              /* the data files are there: several processes fill them, each by a plan of its own */
     struct journal *journal; /* where to record what is finished, and what was before; NULL: nowhere */
     bool record_last;        /* down to the last of it, as publishing does not follow at once */
+    bool no_hashes;          /* items' hashes are not known in the end, unless the journal knows them */
     struct filled *filled;   /* of the layout: is told what is written, up to FILLED_OPEN; NULL: nobody wants to know */
     void (*trace)(void *user, const char *text, size_t n); /* takes a trace, see trace.h; NULL: none is wanted */
     /* Called a few times a second from the caller's own thread; other than 0 stops the run with ERR_CANCELLED. May be

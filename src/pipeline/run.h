@@ -31,6 +31,7 @@ struct run {
     bool nowhere;                /* there are no data files */
     bool joint, again;           /* the data files are there */
     bool record_last;            /* there is more to come than publishing */
+    bool hashes;                 /* of items are wanted */
     bool guarded, only_map;      /* pieces of sources may be mapped; must be, where they can */
     struct out_file *file;       /* of the layout */
     atomic_ullong read, written; /* bytes, for progress */

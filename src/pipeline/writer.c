@@ -3,8 +3,8 @@
  * A contiguous, aligned slab goes out by O_DIRECT in large pieces, a row panel run by
  * run, which are completed to whole blocks first (edges.h).  Short runs, which are
  * not, go through the page cache, as does everything where the file system knows no
- * O_DIRECT.  Each piece is hashed while it is being written; only an item of short
- * runs is read back for that when all is written. */
+ * O_DIRECT.  Where hashes are wanted, each piece is hashed while it is being written;
+ * only an item of short runs is read back for that when all is written. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -166,6 +166,8 @@ static int hash_piece(struct writer *w, const struct slab_plan *s, const struct 
     double begin = trace_now(w->trace);
     int ret = 0;
 
+    if (!w->run->hashes)
+        return 0;
     if (s->edged) {
         struct edges_item it = edges_of(w, s);
         struct edges_piece p = { op->buf, op->off - w->run->plan->layout->item[s->item].off, op->len };
@@ -444,7 +446,7 @@ static int finish(struct writer *w, struct err *e)
 
     if (w->run->nowhere)
         return 0;
-    if (ring_stopped(&w->run->ring) || hash_the_rest(w, e))
+    if (ring_stopped(&w->run->ring) || (w->run->hashes && hash_the_rest(w, e)))
         return -1;
     trace_event(w->trace, TRACK_WRITER, "write", "read back and hash", begin);
     for (size_t i = 0; i < l->files_n; i++) {

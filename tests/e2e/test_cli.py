@@ -196,9 +196,11 @@ def test_version(weighbridge):
 def test_export_says_what_it_did(weighbridge, model, tmp_path):
     out = tmp_path / "out"
     r = weighbridge.ok("export", model, out)
+    again = weighbridge.ok("export", model, out, "--overwrite", "--report", tmp_path / "r.json")
     files = [p for p in out.iterdir()]
     assert re.fullmatch(rf"{out}: {len(files)} files, [\d.]+ [kM]B in [\d.]+ s \([\d.]+ GB/s\), peak memory [\d.]+ MiB\n"
-                        r"\d+ tensors hashed, 0 warnings\n", r.stdout), r.stdout
+                        r"\d+ tensors, 0 warnings\n", r.stdout), r.stdout
+    assert re.search(r"\n\d+ tensors hashed, 0 warnings\n$", again.stdout), again.stdout
     assert r.stderr == ""
 
 

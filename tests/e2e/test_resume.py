@@ -323,7 +323,7 @@ def stop_with_something_done(program, number, *args, at_least=2):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_something_to_go_on_with(weighbridge_release, larger, tmp_path, number):
     out = tmp_path / "out"
-    weighbridge_release.ok("export", larger, tmp_path / "whole", *QUICK)
+    weighbridge_release.ok("export", larger, tmp_path / "whole", *QUICK, "--report", tmp_path / "whole.json")
     status, said = stop_with_something_done(weighbridge_release, number, "export", larger, out, *QUICK, "--threads", 1)
     assert status == 1 and said == (
         "weighbridge: error: interrupted; nothing was published\n"
@@ -331,6 +331,7 @@ def test_signals_leave_something_to_go_on_with(weighbridge_release, larger, tmp_
     assert not out.exists()
     weighbridge_release.ok("export", larger, out, *QUICK, "--resume", "--report", tmp_path / "r.json")
     assert tree(out) == tree(tmp_path / "whole") and json.loads((tmp_path / "r.json").read_text())["resumed"]["tensors"] > 1
+    assert report_of(tmp_path / "r.json") == report_of(tmp_path / "whole.json")  # hashes too, which the first run did not take
     assert not (tmp_path / "out.partial").exists()
 
 

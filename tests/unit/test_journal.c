@@ -118,23 +118,22 @@ static void gives_back_what_was_put_in(void **state)
 }
 
 /* What has a record keeps it; what has no bytes gets none. */
-static void takes_the_rest(void **state)
+static void rest_is_taken(bool hashed)
 {
     struct item_result result[ITEMS];
     struct err e = { 0 };
     struct journal j;
     const char *head;
 
-    (void)state;
     write_it("head", 150, 7);
     for (unsigned i = 0; i < ITEMS; i++)
         result[i] = of(i).result;
     item[3].bytes = 0;
     open_it(&j);
     assert_int_equal(journal_head(&j, &head, &arena, &e) || journal_resume(&j, &e), 0);
-    assert_int_equal(journal_add_rest(&j, result, &e), 0);
+    assert_int_equal(journal_add_rest(&j, result, hashed, &e), 0);
     assert_int_equal(j.finished_n, ITEMS - 1);
-    assert_int_equal(journal_add_rest(&j, result, &e), 0); /* once */
+    assert_int_equal(journal_add_rest(&j, result, hashed, &e), 0); /* once */
     journal_close(&j);
     open_it(&j);
     assert_int_equal(journal_head(&j, &head, &arena, &e) || journal_resume(&j, &e), 0);
@@ -144,10 +143,17 @@ static void takes_the_rest(void **state)
         const struct finished *f = &j.finished[i];
 
         assert_true(f->item != 3 && f->result.hash == result[f->item].hash);
-        assert_true(f->hashed == (i >= 7 || f->item % 3));
+        assert_true(f->hashed == (i >= 7 ? hashed : f->item % 3 != 0));
         assert_int_equal(f->result.counters.clamped, f->item * 5);
     }
     journal_close(&j);
+}
+
+static void takes_the_rest(void **state)
+{
+    (void)state;
+    rest_is_taken(true);
+    rest_is_taken(false);
 }
 
 static void size_is(const char *name, off_t n)
