@@ -27,8 +27,8 @@ struct shape { /* of one job */
 };
 
 static const struct shape shapes[] = {
-    { "flat", 1, 0, false },                    /* all in one row */
-    { "1024x2048 in panel", 1024, 2048, true }, /* a tile of 4 MiB of a [5632, 2048] matrix */
+    { "flat", 1, 0, false },                  /* all in one row */
+    { "512x2048 in panel", 512, 2048, true }, /* a tile of 2 MiB of a [5632, 2048] matrix */
     { "11008x4096 whole", 11008, 4096, false },
 };
 

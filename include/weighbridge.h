@@ -76,7 +76,8 @@ struct wb_options {     /* zero: the default */
     unsigned max_samples; /* records of the corpus to read at most; default: all */
     const char *d2t;      /* file of an EAGLE3 draft's d2t, whose tokens are kept too */
     const char *archive;  /* a .wbz file: of wb_pack and wb_unpack; wb_export also packs OUT into it, meanwhile */
-    bool no_hashes; /* of wb_export: its report says null for the tensors' hashes, which take a tenth of the time */
+    bool no_hashes; /* of wb_export: its report says null for the tensors' hashes, which take a tenth of the time where
+                     * the source is cached: to be set, too, where no report is taken */
     bool strict;    /* warnings that may mean a wrong model are errors */
     bool overwrite; /* replace an existing export or archive, once the new one is complete */
     bool resume;    /* go on from what an interrupted run left in OUT.partial; nothing there: begin */

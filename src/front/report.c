@@ -107,7 +107,7 @@ static json_t *tensors(const struct export_job *j, const struct run_result *run)
 
         o = tensor_entry(j, j->graph.init[i].name, j->graph.init[i].recipe, t->bytes ? NULL : &j->layout.item[item]);
         if (run && t->bytes)
-            put_result(o, &t->counters, hash_tensor(t->bytes, t->n), hashed);
+            put_result(o, &t->counters, hashed ? hash_tensor(t->bytes, t->n) : 0, hashed);
         else if (run)
             put_result(o, &run->item[item].counters, run->item[item].hash, hashed);
         item += !t->bytes;

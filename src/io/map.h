@@ -32,8 +32,8 @@ struct io_map {
 bool io_guard(void);
 void io_unguard(void);
 
-/* The guard must be held. False: cannot be mapped, read it. Pages come in now, as many as can be had; `cached`: most
- * are in the page cache. */
+/* The guard must be held. False: cannot be mapped, read it. Pages come in now, as many as can be had; `cached`: those
+ * that are in the page cache, as the file is known to be, nearly whole. */
 bool io_map(struct io_map *m, int fd, uint64_t off, size_t bytes, bool cached);
 /* After reading; an error when the file did not have all the bytes any more. */
 int io_map_check(const struct io_map *m, const char *name, struct err *e);

@@ -185,6 +185,7 @@ static int hash_from_file(struct writer *w, unsigned item, unsigned char *buf, s
     const struct placed *it = &w->run->plan->layout->item[item];
     const struct out_file *f = &w->run->file[it->file];
 
+    file_read_exactly(f->fd); /* what stands beside it may be another rank's, which is still being written */
     for (uint64_t at = 0; at < it->bytes;) {
         size_t n = (size_t)least(it->bytes - at, room);
         struct io_op op = { .fd = f->fd, .buf = buf, .len = n, .off = it->off + at, .name = f->shown };
@@ -194,6 +195,7 @@ static int hash_from_file(struct writer *w, unsigned item, unsigned char *buf, s
         io_submit(&w->run->out, &op);
         if (!io_wait(&w->run->out, e) || hash_update(w, item, buf, n, e))
             return -1;
+        file_forget(f->fd, op.off, n);
         at += n;
     }
     return 0;
@@ -446,9 +448,13 @@ static int finish(struct writer *w, struct err *e)
 
     if (w->run->nowhere)
         return 0;
-    if (ring_stopped(&w->run->ring) || (w->run->hashes && hash_the_rest(w, e)))
+    if (ring_stopped(&w->run->ring))
         return -1;
-    trace_event(w->trace, TRACK_WRITER, "write", "read back and hash", begin);
+    if (w->run->hashes) {
+        if (hash_the_rest(w, e))
+            return -1;
+        trace_event(w->trace, TRACK_WRITER, "write", "read back and hash", begin);
+    }
     for (size_t i = 0; i < l->files_n; i++) {
         begin = trace_now(w->trace);
         if (output_finish(&w->run->file[i], &l->file[i], e))

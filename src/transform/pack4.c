@@ -526,7 +526,7 @@ AVX512 static bool batch_in_act_avx512(struct unit *unit, const struct job *j, c
 AVX512 static bool batch_avx512(struct unit *unit, const struct job *j, enum transform_kind kind, const uint32_t *order,
                                 size_t r, size_t u, size_t n)
 {
-    (void)kind;
+    (void)kind; /* there is one */
     return n == BATCH && batch_in_act_avx512(unit, j, order, r, u);
 }
 

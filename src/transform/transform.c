@@ -11,7 +11,6 @@
         name, kind, src, dst, cut, f##_ref, ROW_FAST(f)                                                                \
     }
 
-/* What works in lanes of 128 bits: wider vectors are no quicker. */
 #define ROW_128(name, kind, src, dst, cut, f)                                                                          \
     {                                                                                                                  \
         name, kind, src, dst, cut, f##_ref, ROW_FAST_128(f)                                                            \

@@ -86,12 +86,13 @@ static void fetch_rows(const struct machine *m, const struct job *next, size_t f
             __builtin_prefetch((const uint8_t *)next->src + r * next->src_pitch + at, 0, 2);
 }
 
-/* At most RUN rows and WIDTH columns. `next`: of those to come after it. */
+/* At most RUN rows and WIDTH columns. `next`: of those beside it; none at the end of a row. */
 static void transpose_block(const struct machine *m, struct job *j, const struct job *next, bool stream,
                             struct counters *sum)
 {
     struct block block;
     struct panel panel;
+    size_t fetched = 0; /* rows */
     struct job cast = { .src = j->src,
                         .src_pitch = j->src_pitch,
                         .dst = &block,
@@ -103,7 +104,8 @@ static void transpose_block(const struct machine *m, struct job *j, const struct
     counters_add(sum, &cast.counters);
     for (size_t c = 0; c < j->cols; c += TURN) {
         for (size_t r = 0; r < j->rows; r += TURN) {
-            fetch_rows(m, next, (c * RUN + r * TURN) / WIDTH, TURN * TURN / WIDTH);
+            fetch_rows(m, next, fetched, TURN * TURN / WIDTH);
+            fetched += TURN * TURN / WIDTH;
             m->turn(&block, r, c, &panel);
         }
         for (size_t i = 0; i < least(TURN, j->cols - c); i++)

@@ -279,6 +279,7 @@ def test_one_batch_of_the_same_jobs_at_a_time(weighbridge_release, larger, tmp_p
     b = Batch(weighbridge_release, tmp_path / "batch").add(str(larger), "out", **QUICK)
     run = subprocess.Popen([weighbridge_release.path, "batch", b.write(), "-q", "--io", "fault"], env={**os.environ, **SLOWLY})
     while not (b.path / "out.partial").exists():
+        assert run.poll() is None
         time.sleep(0.001)
     run.send_signal(signal.SIGSTOP)
     try:

@@ -77,10 +77,10 @@ def broken(weighbridge, model, out, command="export", args=QUICK, at_least=1):
     pytest.fail("nothing was ever finished")
 
 
-@pytest.fixture()
-def half(weighbridge, model, tmp_path):
-    """OUT.partial with some tensors finished."""
-    broken(weighbridge, model, tmp_path / "out")
+@pytest.fixture(params=[False, True], ids=["", "hashed"])
+def half(weighbridge, model, tmp_path, request):
+    """OUT.partial with some tensors finished, whose hashes are known where a report was to tell them."""
+    broken(weighbridge, model, tmp_path / "out", args=[*QUICK, *(["--report", tmp_path / "half.json"] if request.param else [])])
     return tmp_path / "out"
 
 
@@ -108,7 +108,7 @@ def test_another_budget_engine_and_number_of_threads(weighbridge, model, half, t
 @pytest.mark.parametrize("vocab,hidden,edged", [(70001, 128, 1), (9001, 1024, 0)])
 def test_tensors_in_row_panels_and_tied_ones(weighbridge, tmp_path, vocab, hidden, edged):
     """A tied head that leaves in panels under the small budget. One of short runs is hashed by reading it back, now or by the next
-    run."""
+    run, as is what a run without a report has finished."""
     config = {"vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": 1, "tie_word_embeddings": True}
     model = checkpoints.make(tmp_path / "model", "llama", config=config).path
     weighbridge.ok("export", model, tmp_path / "whole", *QUICK, "--report", tmp_path / "whole.json")
@@ -118,15 +118,15 @@ def test_tensors_in_row_panels_and_tied_ones(weighbridge, tmp_path, vocab, hidde
     memory = json.loads((tmp_path / "small.json").read_text())["memory"]
     assert (memory["paneled"], memory["edged"]) == (1, edged)
 
-    def fails_at(op):
+    def fails_at(op, *report):
         r = weighbridge("export", model, tmp_path / "out", *QUICK, "--memory", "16M", "--io", "fault", "--threads", 1, "--overwrite",
-                        env={**OFTEN, "WEIGHBRIDGE_FAULT": f"at_most=65536,fail={op},error=5"})
+                        *report, env={**OFTEN, "WEIGHBRIDGE_FAULT": f"at_most=65536,fail={op},error=5"})
         return r.status == 1
 
     ops = bisect.bisect_left(range(20000), True, lo=1, key=lambda op: not fails_at(op))
     resumed = 0
-    for op in [ops * k // 8 for k in range(2, 8)] + [ops - 16, ops - 8, ops - 4, ops - 1]:
-        assert fails_at(op)
+    for i, op in enumerate([ops * k // 8 for k in range(2, 8)] + [ops - 16, ops - 8, ops - 4, ops - 1]):
+        assert fails_at(op, *(["--report", tmp_path / "failed.json"] if i % 2 else []))
         weighbridge.ok("export", model, tmp_path / "out", *QUICK, "--resume", "--overwrite", "--report", tmp_path / "out.json")
         assert tree(tmp_path / "out") == tree(tmp_path / "whole")
         assert report_of(tmp_path / "out.json") == report_of(tmp_path / "whole.json")
@@ -361,6 +361,7 @@ def test_a_second_run_into_the_same_place_is_refused(weighbridge_release, larger
     out = tmp_path / "out"
     first = start(weighbridge_release, "export", larger, out, *QUICK, "--io", "fault", env=SLOWLY)
     while not (tmp_path / "out.partial" / JOURNAL).exists():
+        assert first.poll() is None
         time.sleep(0.001)
     first.send_signal(signal.SIGSTOP)
     try:
