@@ -52,7 +52,8 @@ static void cut_short_it_ends_in_a_sentence(void **state)
     /* within a page, too: no signal tells of that; and before it is mapped */
     for (off_t left = 0, i = 0; left < SIZE; left += 100003, i++) {
         int fd = file_make();
-        bool cached = i % 2, early = i % 4 / 2;
+        /* qemu-user with larger pages than those of its machine maps nothing behind the end of a file. */
+        bool cached = i % 2, early = i % 4 / 2 && sysconf(_SC_PAGESIZE) == 4096;
         struct io_map m, other;
         struct err e = { 0 };
 
